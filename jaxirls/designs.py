@@ -1,0 +1,218 @@
+r"""Designs: how X is laid out, and the one pass over it.
+
+A design owns X for T datasets (lanes). The loop gives it ``beta (p, T)`` and an elementwise ``kernel``, and gets back the
+sums over the rows; it never learns how X is stored:
+
+    gram  = Σᵢ wᵢ xᵢ xᵢᵀ      (p, p, T)
+    score = Σᵢ rᵢ xᵢ          (p, T)
+    sums, minima              any further elementwise terms, each (T,)
+
+``rows`` is any pytree of row data whose leaves are ``(n, T)``, ``(n, 1)`` (the same for every lane), ``(1, T)`` (the same
+for every row) or ``(1, 1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Rows = Any
+
+
+class Terms(NamedTuple):
+    """What a kernel returns for rows: the weight w, the residual r, and terms to be summed or minimized."""
+
+    weight: Array
+    residual: Array
+    sums: tuple[Array, ...] = ()
+    minima: tuple[Array, ...] = ()
+
+
+Kernel = Callable[[Array, Rows], Terms]  # (eta, rows) -> Terms, elementwise
+
+
+class Sums(NamedTuple):
+    """The result of one pass."""
+
+    gram: Array  # (p, p, T)
+    score: Array  # (p, T)
+    sums: tuple[Array, ...]  # each (T,)
+    minima: tuple[Array, ...]  # each (T,)
+
+
+class Design(Protocol):
+    """What the loop needs of a layout."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def p(self) -> int: ...
+    def predict(self, beta: Array) -> Array:
+        """Xβ, (n, T)."""
+        ...
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lanes:
+    """One X a dataset, datasets last: ``x (n, p, T)``. Lanes are SIMD lanes; no operation crosses them."""
+
+    x: Array
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def p(self) -> int:
+        return self.x.shape[1]
+
+    def predict(self, beta: Array) -> Array:
+        return _combine(self.x, beta)
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        n, p, lanes = self.x.shape
+        like = self.x[0, 0]
+
+        def row(i: Array, carry: Sums) -> Sums:
+            x = lax.dynamic_index_in_dim(self.x, i, 0, keepdims=False)
+            own = jax.tree.map(lambda leaf: _row(leaf, i, n), rows)
+            # The barrier keeps XLA from computing the kernel again for every entry of the Gram matrix.
+            terms = lax.optimization_barrier(kernel(_combine(x[None], beta)[0], own))
+            weighted = terms.weight * x
+            return Sums(
+                gram=tuple(g + weighted[j] * x[: j + 1] for j, g in enumerate(carry.gram)),
+                score=carry.score + terms.residual * x,
+                sums=jax.tree.map(jnp.add, carry.sums, terms.sums),
+                minima=jax.tree.map(jnp.minimum, carry.minima, terms.minima),
+            )
+
+        shapes = _term_shapes(kernel, like, rows)
+        start = Sums(
+            gram=tuple(jnp.zeros((j + 1, lanes), like.dtype) for j in range(p)),
+            score=jnp.zeros((p, lanes), like.dtype),
+            sums=tuple(jnp.zeros((lanes,), s.dtype) for s in shapes.sums),
+            minima=tuple(jnp.full((lanes,), jnp.inf, s.dtype) for s in shapes.minima),
+        )
+        total = lax.fori_loop(0, n, row, start)
+        return total._replace(gram=_symmetric(total.gram))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Shared:
+    """One X for all lanes: ``x (n, p)``. The Gram matrix of every lane is one product ``Zᵀ W``, Z the products of columns."""
+
+    x: Array
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def p(self) -> int:
+        return self.x.shape[1]
+
+    def predict(self, beta: Array) -> Array:
+        return _dot(self.x, beta)
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        p = self.p
+        terms = kernel(self.predict(beta), rows)
+        n, lanes = self.n, beta.shape[1]
+        upper, lower = jnp.triu_indices(p)
+        products = self.x[:, upper] * self.x[:, lower]
+        packed = _dot(products.T, jnp.broadcast_to(terms.weight, (n, lanes)))
+        gram = jnp.zeros((p, p, lanes), self.x.dtype).at[upper, lower].set(packed).at[lower, upper].set(packed)
+        score = _dot(self.x.T, jnp.broadcast_to(terms.residual, (n, lanes)))
+        return Sums(gram, score, *_reduce(terms, lanes))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dense:
+    """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or one large dataset: matrix products by blocks of rows."""
+
+    x: Array
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def p(self) -> int:
+        return self.x.shape[2]
+
+    def predict(self, beta: Array) -> Array:
+        return jnp.einsum("tnp,pt->nt", self.x, beta, precision=lax.Precision.HIGHEST)
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        block = max(1, min(self.n, 2**22 // max(1, self.p * self.x.shape[0])))
+        whole = self.n // block
+
+        def part(start: Array | int, size: int) -> Sums:
+            x = lax.dynamic_slice_in_dim(self.x, start, size, 1)
+            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size, 0), rows)
+            terms = kernel(jnp.einsum("tnp,pt->nt", x, beta, precision=lax.Precision.HIGHEST), own)
+            lanes = beta.shape[1]
+            weight = jnp.broadcast_to(terms.weight, (size, lanes))
+            residual = jnp.broadcast_to(terms.residual, (size, lanes))
+            weighted = x * weight.T[:, :, None]
+            gram = jnp.einsum("tnp,tnq->pqt", weighted, x, precision=lax.Precision.HIGHEST)
+            score = jnp.einsum("tnp,nt->pt", x, residual, precision=lax.Precision.HIGHEST)
+            return Sums(gram, score, *_reduce(terms, lanes))
+
+        total = part(0, block)
+        total = lax.fori_loop(1, whole, lambda i, carry: _merge(carry, part(i * block, block)), total)
+        rest = self.n - whole * block
+        return _merge(total, part(whole * block, rest)) if rest else total
+
+
+def _combine(x: Array, beta: Array) -> Array:
+    """Σⱼ x[:, j] β[j] over (n, p, T) and (p, T), in the order of the columns, elementwise over lanes."""
+    p = x.shape[1]
+    eta = x[:, 0] * beta[0]
+    for j in range(1, p):
+        eta = eta + x[:, j] * beta[j]
+    return eta
+
+
+def _row(leaf: Array, i: Array, n: int) -> Array:
+    return lax.dynamic_index_in_dim(leaf, i if leaf.shape[0] == n else 0, 0, keepdims=False)
+
+
+def _term_shapes(kernel: Kernel, like: Array, rows: Rows) -> Terms:
+    return jax.eval_shape(kernel, like, jax.tree.map(lambda leaf: leaf[0], rows))
+
+
+def _symmetric(triangle: tuple[Array, ...]) -> Array:
+    p = len(triangle)
+    return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _reduce(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    sums = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).sum(0) for s in terms.sums)
+    minima = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).min(0) for s in terms.minima)
+    return sums, minima
+
+
+def _merge(a: Sums, b: Sums) -> Sums:
+    return Sums(
+        a.gram + b.gram,
+        a.score + b.score,
+        jax.tree.map(jnp.add, a.sums, b.sums),
+        jax.tree.map(jnp.minimum, a.minima, b.minima),
+    )
