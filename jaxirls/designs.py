@@ -52,6 +52,10 @@ class Design(Protocol):
     def n(self) -> int: ...
     @property
     def p(self) -> int: ...
+    def lanes(self, count: int) -> Array:
+        """X as (n, p, T)."""
+        ...
+
     def predict(self, beta: Array) -> Array:
         """Xβ, (n, T)."""
         ...
@@ -76,6 +80,9 @@ class Lanes:
     def p(self) -> int:
         return self.x.shape[1]
 
+    def lanes(self, count: int) -> Array:
+        return self.x
+
     def predict(self, beta: Array) -> Array:
         return _combine(self.x, beta)
 
@@ -88,10 +95,10 @@ class Lanes:
             own = jax.tree.map(lambda leaf: _row(leaf, i, n), rows)
             # The barrier keeps XLA from computing the kernel again for every entry of the Gram matrix.
             terms = lax.optimization_barrier(kernel(_combine(x[None], beta)[0], own))
-            weighted = terms.weight * x
+            weighted = terms.weight[None] * x
             return Sums(
-                gram=tuple(g + weighted[j] * x[: j + 1] for j, g in enumerate(carry.gram)),
-                score=carry.score + terms.residual * x,
+                gram=tuple(g + weighted[j : j + 1] * x[: j + 1] for j, g in enumerate(carry.gram)),
+                score=carry.score + terms.residual[None] * x,
                 sums=jax.tree.map(jnp.add, carry.sums, terms.sums),
                 minima=jax.tree.map(jnp.minimum, carry.minima, terms.minima),
             )
@@ -121,6 +128,9 @@ class Shared:
     @property
     def p(self) -> int:
         return self.x.shape[1]
+
+    def lanes(self, count: int) -> Array:
+        return jnp.broadcast_to(self.x[:, :, None], (*self.x.shape, count))
 
     def predict(self, beta: Array) -> Array:
         return _dot(self.x, beta)
@@ -152,6 +162,9 @@ class Dense:
     def p(self) -> int:
         return self.x.shape[2]
 
+    def lanes(self, count: int) -> Array:
+        return self.x.transpose(1, 2, 0)
+
     def predict(self, beta: Array) -> Array:
         return jnp.einsum("tnp,pt->nt", self.x, beta, precision=lax.Precision.HIGHEST)
 
@@ -179,10 +192,9 @@ class Dense:
 
 def _combine(x: Array, beta: Array) -> Array:
     """Σⱼ x[:, j] β[j] over (n, p, T) and (p, T), in the order of the columns, elementwise over lanes."""
-    p = x.shape[1]
-    eta = x[:, 0] * beta[0]
-    for j in range(1, p):
-        eta = eta + x[:, j] * beta[j]
+    eta = x[:, 0] * beta[:1]
+    for j in range(1, x.shape[1]):
+        eta = eta + x[:, j] * beta[j : j + 1]
     return eta
 
 

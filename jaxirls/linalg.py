@@ -54,7 +54,7 @@ def forward(factor: Factor, rhs: Array) -> Array:
     def column(j: Array, rest: Array) -> Array:
         value = rest[j] / lower[j, j]
         below = jnp.arange(p)[:, None] > j
-        return jnp.where(below, rest - lower[:, j] * value, rest).at[j].set(value)
+        return jnp.where(below, rest - lower[:, j] * value[None], rest).at[j].set(value)
 
     return lax.fori_loop(0, p, column, scaled)
 
@@ -73,7 +73,7 @@ def backward(factor: Factor, z: Array) -> Array:
         j = p - 1 - i
         value = rest[j] / lower[j, j]
         above = jnp.arange(p)[:, None] < j
-        return jnp.where(above, rest - lower[j] * value, rest).at[j].set(value)
+        return jnp.where(above, rest - lower[j] * value[None], rest).at[j].set(value)
 
     return lax.fori_loop(0, p, column, z) * factor.scaling
 
@@ -99,7 +99,7 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
         rest, lower, pivot = carry
         square = rest[j, j]
         root = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-        entries = jnp.where(rows > j, rest[:, j] / root, 0.0).at[j].set(root)
+        entries = jnp.where(rows > j, rest[:, j] / root[None], 0.0).at[j].set(root)
         rest = rest - entries[:, None] * entries[None, :]
         return rest, lower.at[:, j].set(entries), jnp.minimum(pivot, square)
 

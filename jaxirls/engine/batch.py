@@ -1,0 +1,137 @@
+r"""A batch of datasets as the engine holds it, and the step from there to a tile of lanes.
+
+Every leaf of a ``Batch`` has one batch axis in front, of length B, or of length 1 where all datasets share the value.
+A tile is T consecutive (or gathered) datasets with that axis moved last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls.designs import Dense, Design, Lanes, Shared
+from jaxirls.families import Family
+from jaxirls.irls import Problem, Rows
+
+# Bytes of X a tile of lanes may take, so that it stays in a core's second-level cache.
+TILE_BYTES = 2**19
+LARGEST_TILE = 256
+# Beyond these a dataset is large enough for matrix products of its own.
+LANES_COLUMNS = 24
+LANES_ELEMENTS = 2**17
+SHARED_TILE = 64
+
+
+class Batch(NamedTuple):
+    """B datasets of one shape."""
+
+    x: Array  # (B | 1, n, p)
+    y: Array  # (B | 1, n)
+    offset: Array | None
+    freq_weights: Array | None
+    var_weights: Array | None
+    family: Family  # parameters of rows (B | 1, n), of datasets (B | 1, 1)
+    curvature: Array | None  # (B | 1, p)
+    start: Array | None  # (B | 1, p)
+    scale: Array | None  # (B | 1,)
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return max(leaf.shape[0] for leaf in jax.tree.leaves(self))
+
+    def select(self, pick: Callable[[Array], Array]) -> Batch:
+        """The batch with ``pick`` applied to every leaf that differs between datasets."""
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
+
+
+class Plan(NamedTuple):
+    """How a batch is laid out; a function of shapes alone."""
+
+    design: type[Design]
+    tile: int
+
+
+def plan(batch: Batch) -> Plan:
+    """Choose the design and the tile. The design never depends on B, so that neither does a result."""
+    _, n, p = batch.x.shape
+    if p > LANES_COLUMNS or n * p > LANES_ELEMENTS:
+        return Plan(Dense, 1)
+    if batch.x.shape[0] == 1 and batch.size > 1:
+        return Plan(Shared, min(SHARED_TILE, _round_up(batch.size)))
+    fitting = TILE_BYTES // (n * p * batch.x.dtype.itemsize)
+    tile = max(16, min(LARGEST_TILE, fitting // 16 * 16))
+    return Plan(Lanes, min(tile, _round_up(batch.size)))
+
+
+def _round_up(size: int) -> int:
+    return -(-size // 16) * 16
+
+
+def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
+    """Lay out T datasets as lanes, with rows of weight zero emptied and invalid datasets marked."""
+    invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
+    tile = _emptied(tile)
+    rows = Rows(
+        y=tile.y.T,
+        offset=_transposed(tile.offset),
+        freq_weights=_transposed(tile.freq_weights),
+        var_weights=_transposed(tile.var_weights),
+        family=jax.tree.map(_transposed, tile.family),
+    )
+    if design is Shared:
+        laid: Design = Shared(tile.x[0])
+    else:
+        x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
+        laid = Dense(x) if design is Dense else Lanes(x.transpose(1, 2, 0))
+    scale = None if tile.scale is None else tile.scale[None]
+    return Problem(laid, rows, _transposed(tile.curvature), _transposed(tile.start), scale, invalid)
+
+
+def _transposed(leaf: Array | None) -> Array | None:
+    return None if leaf is None else leaf.T
+
+
+def _weight(tile: Batch) -> Array | None:
+    if tile.freq_weights is None:
+        return tile.var_weights
+    return tile.freq_weights if tile.var_weights is None else tile.freq_weights * tile.var_weights
+
+
+def _emptied(tile: Batch) -> Batch:
+    """Rows of weight zero contribute nothing, whatever they hold: give them harmless values."""
+    weight = _weight(tile)
+    if weight is None:
+        return tile
+    return tile._replace(
+        x=jnp.where(_finite_rows(tile)[:, :, None], tile.x, 0.0),
+        y=jnp.where(weight > 0, tile.y, 0.5),
+        offset=None if tile.offset is None else jnp.where(weight > 0, tile.offset, 0.0),
+    )
+
+
+def _finite_rows(tile: Batch) -> Array:
+    return jnp.isfinite(tile.x).all(2)
+
+
+def _invalid(tile: Batch) -> Array:
+    """Whether a dataset holds, in a row of positive weight or in its options, a value that cannot be fitted."""
+    row = ~_finite_rows(tile) | ~tile.family.valid_response(tile.y)
+    if tile.offset is not None:
+        row = row | ~jnp.isfinite(tile.offset)
+    weight = _weight(tile)
+    if weight is not None:
+        row = row & (weight != 0)
+    bad = row.any(1)
+    for nonnegative in (tile.freq_weights, tile.var_weights, tile.curvature):
+        if nonnegative is not None:
+            bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(1)
+    if tile.start is not None:
+        bad = bad | ~jnp.isfinite(tile.start).all(1)
+    if tile.scale is not None:
+        bad = bad | ~(jnp.isfinite(tile.scale) & (tile.scale > 0))
+    return bad

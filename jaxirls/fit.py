@@ -1,0 +1,269 @@
+"""The public ``fit``: arguments to a batch, the batch to the engine, its solution to a ``Fit``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_batching import custom_vmap
+from jax.typing import ArrayLike
+
+from jaxirls.config import IRLS
+from jaxirls.engine import fit_batch
+from jaxirls.engine.batch import Batch
+from jaxirls.families import Family
+from jaxirls.irls import Solution
+from jaxirls.penalties import Penalty
+from jaxirls.results import Fit
+
+__all__ = ["fit"]
+
+
+def fit(
+    X: ArrayLike,
+    y: ArrayLike,
+    family: Family,
+    *,
+    offset: ArrayLike | None = None,
+    freq_weights: ArrayLike | None = None,
+    var_weights: ArrayLike | None = None,
+    penalty: Penalty | None = None,
+    start: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    config: IRLS = IRLS(),  # noqa: B008 (frozen)
+) -> Fit:
+    r"""Fit a generalized linear model, or a batch of them, by iteratively reweighted least squares.
+
+    Maximizes Σᵢ ℓ(yᵢ; μᵢ) with g(μᵢ) = xᵢ'β + offsetᵢ by Fisher scoring with step-halving. Leading axes are batch axes
+    and broadcast as in ``numpy.linalg``: ``X (n, p)`` with ``y (B, n)`` is one design with B responses, ``X (B, n, p)``
+    with ``y (n,)`` one response with B designs. No intercept is added.
+
+    Args:
+      X: design, ``(..., n, p)``.
+      y: response, ``(..., n)``, in the family's support.
+      family: ``ji.Gaussian()``, ``ji.Binomial()``, ``ji.Poisson()``, ..., each with ``link=``.
+      offset: known part of the linear predictor, ``(..., n)``.
+      freq_weights: how often each row was observed, ``(..., n)``. Rows of weight zero contribute nothing, whatever they
+        hold: that is how datasets of different lengths are padded into one batch.
+      var_weights: precision of each row, ``(..., n)``: its dispersion is φ / weight.
+      penalty: ``ji.Ridge(strength)``; minus the log-likelihood plus the penalty is minimized.
+      start: coefficients to start from, ``(..., p)``.
+      scale: known dispersion, a number or ``(...)``; None estimates it as Pearson's χ² / df_resid in the families that
+        have one.
+      config: options of the algorithm, ``ji.IRLS(tol=..., max_iter=...)``.
+
+    Returns:
+      A ``ji.Fit``, its arrays with the batch axes in front. ``fit.status`` says of every dataset how it ended; nothing
+      that happens in one dataset is raised, or touches another.
+
+    Raises:
+      ValueError: for arguments whose shapes, types or options cannot be right; the message names the argument.
+
+    The dtype follows the inputs: the widest floating type among X, y, offset, weights, start and scale; integers and
+    booleans take JAX's default. Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.5.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, y, ji.Poisson())
+      >>> print(ji.Status(int(fit.status)).name, fit.params.round(3))
+      CONVERGED [0.562 0.346]
+      >>> ji.fit(X, jnp.stack([y, y[::-1]]), ji.Poisson()).params.shape
+      (2, 2)
+    """
+    data = _checked(X, y, family, offset, freq_weights, var_weights, penalty, start, scale)
+    if not isinstance(config, IRLS):
+        raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
+    solution = _solve(config, data)
+    if penalty is None:
+        curvature = None
+    else:
+        curvature = jnp.broadcast_to(data.curvature, solution.params.shape)
+    parameters = {name: None for name in family.row_parameters}
+    return Fit(
+        params=solution.params,
+        information=solution.information,
+        penalty_curvature=curvature,
+        direction=solution.direction,
+        llf=solution.llf,
+        deviance=solution.deviance,
+        pearson_chi2=solution.pearson_chi2,
+        scale=solution.scale,
+        nobs=solution.nobs,
+        n_iter=solution.n_iter,
+        status=solution.status,
+        penalized=jnp.full(solution.status.shape, penalty is not None),
+        score_norm=solution.score_norm,
+        newton_decrement=solution.newton_decrement,
+        min_weight=solution.min_weight,
+        family=dataclasses.replace(family, **parameters),
+    )
+
+
+class _Data(NamedTuple):
+    """The arguments of a fit, each with its own leading axes, all of one dtype."""
+
+    X: Array
+    y: Array
+    offset: Array | None
+    freq_weights: Array | None
+    var_weights: Array | None
+    family: Family
+    curvature: Array | None
+    start: Array | None
+    scale: Array | None
+
+
+def _core_ranks(data: _Data) -> _Data:
+    """The number of trailing axes of each leaf that are not batch axes."""
+    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "curvature": 1, "start": 1, "scale": 0}
+    ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
+    rows = data.family.row_parameters
+    family = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
+    )
+    return _Data(**{name: None for name in _Data._fields if name != "family"}, family=family)._replace(**ranks)
+
+
+def _solve(config: IRLS, data: _Data) -> Solution:
+    """Broadcast the leading axes to one batch axis, fit, and restore them; ``vmap`` adds one more leading axis."""
+
+    @custom_vmap
+    def solve(data: _Data) -> Solution:
+        ranks = _core_ranks(data)
+        lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
+        size = int(np.prod(lead))
+
+        def flat(leaf: Array, rank: int) -> Array:
+            own, core = leaf.shape[: leaf.ndim - rank], leaf.shape[leaf.ndim - rank :]
+            if int(np.prod(own)) == 1:
+                return leaf.reshape(1, *core)
+            return jnp.broadcast_to(leaf, (*lead, *core)).reshape(size, *core)
+
+        batch = Batch(*jax.tree.map(flat, data, ranks))
+        family = jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim == 1 else leaf, batch.family)
+        solution = fit_batch(batch._replace(family=family), config)
+        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), solution)
+
+    @solve.def_vmap
+    def batched(axis_size: int, in_batched: list[_Data], data: _Data) -> tuple[Solution, Solution]:
+        ranks = _core_ranks(data)
+        deepest = max(
+            leaf.ndim - rank - mapped
+            for leaf, rank, mapped in zip(*map(jax.tree.leaves, (data, ranks, in_batched[0])), strict=True)
+        )
+
+        def aligned(leaf: Array, rank: int, mapped: bool) -> Array:
+            if not mapped:
+                return leaf
+            fill = (1,) * (deepest - (leaf.ndim - rank - 1))
+            return leaf.reshape(leaf.shape[0], *fill, *leaf.shape[1:])
+
+        solution = solve(jax.tree.map(aligned, data, ranks, in_batched[0]))
+        return solution, jax.tree.map(lambda _: True, solution)
+
+    return solve(data)
+
+
+def _map_leaves(function: Any, *trees: Any) -> list[Any]:
+    return [function(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
+
+
+def _checked(
+    X: ArrayLike,
+    y: ArrayLike,
+    family: Family,
+    offset: ArrayLike | None,
+    freq_weights: ArrayLike | None,
+    var_weights: ArrayLike | None,
+    penalty: Penalty | None,
+    start: ArrayLike | None,
+    scale: ArrayLike | None,
+) -> _Data:
+    """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not."""
+    if not isinstance(family, Family):
+        hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
+        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
+    if not (penalty is None or isinstance(penalty, Penalty)):
+        raise ValueError(f"penalty must be None or a penalty such as ji.Ridge(1.0), got {penalty!r}")
+    named = {
+        "X": X,
+        "y": y,
+        "offset": offset,
+        "freq_weights": freq_weights,
+        "var_weights": var_weights,
+        "start": start,
+        "scale": scale,
+    }
+    arrays = {name: None if value is None else _numeric(name, value) for name, value in named.items()}
+    X_, y_ = arrays["X"], arrays["y"]
+    if X_ is None or y_ is None:
+        raise ValueError(f"{'X' if X_ is None else 'y'} is None: give an array")
+    if X_.ndim < 2:
+        raise ValueError(f"X has shape {X_.shape}: expected (..., n, p), one row an observation; use X[:, None] for p = 1")
+    n, p = X_.shape[-2:]
+    if n == 0 or p == 0:
+        raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
+    if y_.ndim < 1 or y_.shape[-1] != n:
+        raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
+    if n < p and penalty is None:
+        raise ValueError(f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give a penalty")
+    cores = {"offset": (n,), "freq_weights": (n,), "var_weights": (n,), "start": (p,)}
+    for name, core in cores.items():
+        value = arrays[name]
+        if value is not None and value.shape[-1:] != core:
+            raise ValueError(f"{name} has shape {value.shape}: expected (..., {core[0]}) for X of shape {X_.shape}")
+    floating = [a.dtype for a in arrays.values() if a is not None and jnp.issubdtype(a.dtype, jnp.floating)]
+    dtype = jnp.result_type(*floating) if floating else jnp.zeros(()).dtype
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"the data are {dtype}: fits run in float32 or float64; convert X and y")
+    cast = {name: None if a is None else a.astype(dtype) for name, a in arrays.items()}
+    family = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), family)
+    for name in family.row_parameters:
+        value = getattr(family, name)
+        if value is not None and value.ndim and value.shape[-1] not in (1, n):
+            raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
+        if value is not None and not value.ndim:
+            family = dataclasses.replace(family, **{name: value[None]})
+    curvature = None if penalty is None else jnp.asarray(penalty.curvature(p), dtype)
+    data = _Data(
+        cast["X"],
+        cast["y"],
+        cast["offset"],
+        cast["freq_weights"],
+        cast["var_weights"],
+        family,
+        curvature,
+        cast["start"],
+        cast["scale"],
+    )
+    leads = {name: leaf.shape[: leaf.ndim - rank] for name, leaf, rank in _named_leaves(data)}
+    try:
+        lead = jnp.broadcast_shapes(*leads.values())
+    except ValueError:
+        listed = ", ".join(f"{name} {shape}" for name, shape in leads.items())
+        raise ValueError(f"the batch axes do not broadcast: {listed}") from None
+    if 0 in lead:
+        raise ValueError(f"the batch is empty: batch shape {lead}")
+    return data
+
+
+def _named_leaves(data: _Data) -> list[tuple[str, Array, int]]:
+    paths = [jax.tree_util.keystr(path).strip(".") for path, _ in jax.tree_util.tree_flatten_with_path(data)[0]]
+    return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(_core_ranks(data)), strict=True))
+
+
+def _numeric(name: str, value: ArrayLike) -> Array:
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not a numeric array: got {type(value).__name__} ({error})") from None
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
+        raise ValueError(f"{name} has dtype {array.dtype}: expected real numbers")
+    return array

@@ -1,0 +1,191 @@
+r"""Results: what a fit returns, one pytree with the batch axes in front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import ndtri
+from jax.scipy.stats import norm
+
+from jaxirls.families import Family
+from jaxirls.status import Status
+from jaxirls.tables import summary_of_batch, summary_of_one
+
+__all__ = ["Fit"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fit:
+    r"""The fit of one dataset or of a batch of them.
+
+    Every array has the batch axes ``...`` in front; ``fit[i]`` is the fit of one dataset, ``len(fit)`` the length of the
+    first batch axis and ``fit.shape`` the batch shape. A fit holds O(p²) numbers a dataset and never the data: functions
+    that need X and y take them again. Names are statsmodels' wherever it has one.
+
+    Attributes:
+      params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and RANK_DEFICIENT; for SEPARATED a point on
+        the way to infinity along ``direction``.
+      information: X'WX at the estimate at unit dispersion, without the penalty, ``(..., p, p)``.
+      penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
+      direction: of recession, largest entry ±1, the proof that no finite estimate exists; zero elsewhere, ``(..., p)``.
+      llf: log-likelihood with all its constants, ``(...)``. As in statsmodels, a Gaussian identity fit profiles its scale.
+      deviance, pearson_chi2: ``(...)``.
+      scale: dispersion φ; 1 for Binomial and Poisson, else Pearson's χ²/df_resid unless given, ``(...)``.
+      nobs: number of observations, the sum of the frequency weights, ``(...)``.
+      n_iter: passes over the data, step-halvings included, ``(...)``.
+      status: a ``ji.Status`` code, ``(...)``.
+      penalized: whether the estimate maximizes a penalized likelihood, ``(...)``.
+      score_norm: Euclidean norm of the (penalized) score at the estimate, ``(...)``.
+      newton_decrement: distance to the optimum in standard errors, ``(...)``.
+      min_weight: smallest working weight of a row with positive weight, ``(...)``.
+      family: the family fitted.
+    """
+
+    params: Array
+    information: Array
+    penalty_curvature: Array | None
+    direction: Array
+    llf: Array
+    deviance: Array
+    pearson_chi2: Array
+    scale: Array
+    nobs: Array
+    n_iter: Array
+    status: Array
+    penalized: Array
+    score_norm: Array
+    newton_decrement: Array
+    min_weight: Array
+    family: Family
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Batch shape; ``()`` for one dataset."""
+        return self.params.shape[:-1]
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("this fit is of one dataset: it has no length")
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Fit:
+        """The fit, or fits, at ``index`` of the batch axes."""
+        if not self.shape:
+            raise TypeError("this fit is of one dataset: it cannot be indexed")
+        family, self_without = self.family, jax.tree.map(lambda leaf: leaf[index], self._arrays())
+        return Fit(**self_without, family=jax.tree.map(lambda leaf: _pick(leaf, index, self.shape), family))
+
+    def _arrays(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "family"}
+
+    @property
+    def converged(self) -> Array:
+        """Whether the estimate exists and was reached, ``(...)``."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def df_model(self) -> Array:
+        """Rank of X minus one, ``(...)``."""
+        return jnp.full(self.shape, self.params.shape[-1] - 1, self.params.dtype)
+
+    @property
+    def df_resid(self) -> Array:
+        """Observations minus the rank of X, ``(...)``."""
+        return self.nobs - self.params.shape[-1]
+
+    @property
+    def aic(self) -> Array:
+        """-2 llf + 2 p, ``(...)``; as in statsmodels, the dispersion is not counted."""
+        return -2 * self.llf + 2 * self.params.shape[-1]
+
+    @property
+    def bic(self) -> Array:
+        """-2 llf + p log(nobs), ``(...)``."""
+        return -2 * self.llf + self.params.shape[-1] * jnp.log(self.nobs)
+
+    @property
+    def curvature(self) -> Array:
+        """Information plus the penalty's second derivative at unit dispersion, ``(..., p, p)``."""
+        if self.penalty_curvature is None:
+            return self.information
+        p = self.params.shape[-1]
+        return self.information + self.penalty_curvature[..., None] * jnp.eye(p, dtype=self.params.dtype)
+
+    @property
+    def condition_number(self) -> Array:
+        """2-norm condition number of X'WX (with the penalty's part, if any) at the estimate, ``(...)``."""
+        return _where_finite(self.curvature, jnp.linalg.cond)
+
+    def cov_params(self) -> Array:
+        """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by triangular solves, NaN where singular."""
+        half = self._half_inverse()
+        return self.scale[..., None, None] * jnp.swapaxes(half, -1, -2) @ half
+
+    @property
+    def bse(self) -> Array:
+        """Standard errors, ``(..., p)``."""
+        return jnp.sqrt(self.scale[..., None] * jnp.square(self._half_inverse()).sum(-2))
+
+    def _half_inverse(self) -> Array:
+        """L⁻¹D, where D C D = L Lᵀ is the equilibrated Cholesky factorization of the curvature C."""
+        matrix = self.curvature
+        diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+        scaling = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
+        lower = jnp.linalg.cholesky(matrix * scaling[..., :, None] * scaling[..., None, :], symmetrize_input=False)
+        identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+        return solve_triangular(lower, identity, lower=True) * scaling[..., None, :]
+
+    @property
+    def tvalues(self) -> Array:
+        """Estimates over standard errors, ``(..., p)``."""
+        return self.params / self.bse
+
+    @property
+    def pvalues(self) -> Array:
+        """Two-sided p-values of the standard normal, as statsmodels' GLM reports them, ``(..., p)``."""
+        return 2 * norm.sf(jnp.abs(self.tvalues))
+
+    def conf_int(self, alpha: float = 0.05) -> Array:
+        """Wald intervals of level 1-alpha, ``(..., p, 2)``."""
+        if not 0 < alpha < 1:
+            raise ValueError(f"conf_int(alpha={alpha!r}): alpha must lie between 0 and 1")
+        reach = -ndtri(jnp.asarray(alpha / 2, self.params.dtype)) * self.bse
+        return jnp.stack([self.params - reach, self.params + reach], axis=-1)
+
+    def predict(self, X: Array, *, offset: Array | None = None, linear: bool = False) -> Array:
+        """Fitted mean at new rows ``X (..., m, p)``, or the linear predictor, ``(..., m)``."""
+        X = jnp.asarray(X)
+        if X.ndim < 2 or X.shape[-1] != self.params.shape[-1]:
+            raise ValueError(
+                f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}), one column a coefficient"
+            )
+        eta = jnp.einsum("...mp,...p->...m", X, self.params, precision=jax.lax.Precision.HIGHEST)
+        if offset is not None:
+            eta = eta + jnp.asarray(offset, eta.dtype)
+        return eta if linear else self.family.mean(eta)
+
+    def summary(self) -> str:
+        """A table for one fit; counts by status and quantiles for a batch."""
+        return summary_of_batch(self) if self.shape else summary_of_one(self)
+
+    def __repr__(self) -> str:
+        family = type(self.family).__name__
+        return f"Fit({family}, shape={self.shape}, p={self.params.shape[-1]}, dtype={self.params.dtype})"
+
+
+def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    """A family parameter with the batch axes of its fit is picked with it; a scalar serves all."""
+    return leaf[index] if leaf.shape[: len(shape)] == shape else leaf
+
+
+def _where_finite(matrix: Array, function) -> Array:
+    """``function`` of the matrices that are finite, NaN for the others: a NaN must not reach LAPACK."""
+    good = jnp.isfinite(matrix).all((-2, -1))
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return jnp.where(good, function(jnp.where(good[..., None, None], matrix, identity)), jnp.nan)

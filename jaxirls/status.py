@@ -1,0 +1,56 @@
+"""How a fit ended: one code a dataset."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["Status"]
+
+
+class Status(IntEnum):
+    """How a fit ended. Where several hold, the first of this order is reported:
+
+    INVALID_DATA, RANK_DEFICIENT, SEPARATED, CONVERGED, BOUNDARY, STALLED, MAX_ITERATIONS.
+    """
+
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
+    SEPARATED = 2
+    BOUNDARY = 3
+    RANK_DEFICIENT = 4
+    STALLED = 5
+    INVALID_DATA = 6
+
+    @property
+    def explain(self) -> str:
+        """What the code means and what to do about it."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Status.CONVERGED: "The maximum likelihood estimate exists and was reached: Newton decrement and score are both within tolerance.",
+    Status.MAX_ITERATIONS: (
+        "The iterations ran out before a proof of convergence or of separation was found. Raise IRLS(max_iter=...), "
+        "or give a start or a fallback penalty."
+    ),
+    Status.SEPARATED: (
+        "No finite maximum likelihood estimate exists: a direction of recession was found along which the likelihood "
+        "rises forever. Use a penalty (ji.Ridge) as penalty= or fallback=, or drop the columns that separate."
+    ),
+    Status.BOUNDARY: (
+        "The estimate lies on the edge of the family's domain for this link (a mean of zero, say), where standard "
+        "errors do not apply. Use the canonical link, or read the coefficients as a boundary solution."
+    ),
+    Status.RANK_DEFICIENT: (
+        "The columns of X are linearly dependent on the rows of positive weight, so coefficients are not identified. "
+        "Drop the aliased columns, or use penalty=ji.Ridge(...)."
+    ),
+    Status.STALLED: (
+        "No step lowers the objective, yet the score is not zero: the working precision is exhausted. Use float64, "
+        "rescale the columns, or give a start."
+    ),
+    Status.INVALID_DATA: (
+        "A row of positive weight holds a value that is not finite, a response outside the family's support, or a "
+        "negative weight. The dataset was not fitted; its numbers are NaN."
+    ),
+}
