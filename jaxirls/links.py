@@ -1,27 +1,70 @@
 r"""Links: the elementwise maps between a mean μ and its linear predictor η = g(μ).
 
-A link is a small immutable pytree. What a subclass must give is ``__call__`` (g) and ``inverse`` (g⁻¹); every derivative
-below has a default by automatic differentiation, which a subclass replaces where a formula is faster or reaches
-further into the tails. Families ask for three groups of functions:
+A link is a small immutable pytree. A subclass must give ``__call__`` (g) and ``inverse`` (g⁻¹); every derivative
+has a default by automatic differentiation, which a subclass replaces where a formula is faster or reaches further into
+the tails. Families ask for three groups of functions:
 
 * ``inverse`` and ``inverse_deriv``: μ and dμ/dη, for any family;
-* ``log_inverse`` and ``log_inverse_deriv``: log μ and d log μ/dη, for families with a positive mean;
-* ``log_complement`` and ``log_complement_deriv``: log(1-μ) and its derivative, for families whose mean is a probability.
+* ``log_inverse``, ``log_inverse_deriv`` and ``inverse_power``: log μ, its derivative and μᶜ, if the mean is positive;
+* ``log_complement`` and ``log_complement_deriv``: log(1-μ) and its derivative, if the mean is a probability.
 
-The last two let tails be computed by formula: a probability of 1e-300 and its complement are both exact.
+The last two let tails be computed by formula: a probability of 1e-300 and its complement are both exact. Definitions
+and names are those of statsmodels (``statsmodels.genmod.families.links``).
+
+Your own link is one class, decorated with ``pytree``; fields, if any, are its parameters:
+
+>>> import jax.numpy as jnp
+>>> from jaxirls.links import Link, pytree
+>>> @pytree
+... class Angular(Link):
+...     domain = (0.0, 1.5707963267948966)
+...     image = (0.0, 1.0)
+...
+...     def __call__(self, mu):
+...         return jnp.arcsin(jnp.sqrt(mu))
+...
+...     def inverse(self, eta):
+...         return jnp.square(jnp.sin(eta))
+>>> print(Angular().inverse_deriv(jnp.asarray([0.25, 0.5])).round(4))
+[0.4794 0.8415]
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import ndtri
 
-__all__ = ["Identity", "Link", "Log", "Logit"]
+from jaxirls.special import LOG_2PI, log1mexp, mills_ratio
+from jaxirls.trees import pytree
+
+__all__ = [
+    "LINKS",
+    "CLogLog",
+    "Cauchy",
+    "Identity",
+    "InversePower",
+    "InverseSquared",
+    "Link",
+    "Log",
+    "LogC",
+    "LogLog",
+    "Logit",
+    "NegativeBinomial",
+    "Power",
+    "Probit",
+    "Sqrt",
+    "pytree",
+    "slope",
+]
+
+Interval = tuple[float | None, float | None]
 
 
 def slope(function: Callable[[Array], Array], at: Array) -> Array:
@@ -31,15 +74,15 @@ def slope(function: Callable[[Array], Array], at: Array) -> Array:
 
 @dataclass(frozen=True)
 class Link:
-    """Base of all links. Subclass it, give ``__call__`` and ``inverse``, and register the class as a dataclass pytree.
+    """Base of all links: subclass it, give ``__call__`` and ``inverse``, and decorate the class with ``pytree``.
 
     Attributes:
       domain: interval of η on which ``inverse`` is defined; ``None`` stands for an open end.
       image: interval of μ that ``inverse`` reaches. A family whose own range is smaller asks the solver to guard it.
     """
 
-    domain: ClassVar[tuple[float | None, float | None]] = (None, None)
-    image: ClassVar[tuple[float | None, float | None]] = (None, None)
+    domain: ClassVar[Interval] = (None, None)
+    image: ClassVar[Interval] = (None, None)
 
     def __call__(self, mu: Array) -> Array:
         """η = g(μ)."""
@@ -65,6 +108,10 @@ class Link:
         """d log μ/dη."""
         return self.inverse_deriv(eta) / self.inverse(eta)
 
+    def inverse_power(self, eta: Array, exponent: Array | float) -> Array:
+        """μᶜ, which may be a number where μ itself has under- or overflowed."""
+        return jnp.exp(exponent * self.log_inverse(eta))
+
     def log_complement(self, eta: Array) -> Array:
         """log(1-μ)."""
         return jnp.log1p(-self.inverse(eta))
@@ -74,26 +121,85 @@ class Link:
         return -self.inverse_deriv(eta) / (1 - self.inverse(eta))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Identity(Link):
-    """η = μ."""
+class _PowerLink(Link):
+    """η = μᵖ, with p = ``self.power``: a number of the class, or a field."""
+
+    power: Array | float
+
+    def _exponent(self, like: Array) -> Array | float:
+        return float(self.power) if isinstance(self.power, Real) else jnp.asarray(self.power, like.dtype)
 
     def __call__(self, mu: Array) -> Array:
-        return mu
+        return _raise(mu, self._exponent(mu))
 
     def inverse(self, eta: Array) -> Array:
-        return eta
+        return _raise(eta, 1 / self._exponent(eta))
 
     def inverse_deriv(self, eta: Array) -> Array:
-        return jnp.ones_like(eta)
+        p = self._exponent(eta)
+        return _raise(eta, 1 / p - 1) / p
+
+    def log_inverse(self, eta: Array) -> Array:
+        return jnp.log(eta) / self._exponent(eta)
 
     def log_inverse_deriv(self, eta: Array) -> Array:
-        return 1 / eta
+        return 1 / (self._exponent(eta) * eta)
+
+    def inverse_power(self, eta: Array, exponent: Array | float) -> Array:
+        return _raise(eta, exponent / self._exponent(eta))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
+class Identity(_PowerLink):
+    """η = μ."""
+
+    power = 1.0
+
+
+@pytree
+class InversePower(_PowerLink):
+    """η = 1/μ, for either sign."""
+
+    power = -1.0
+
+
+@pytree
+class InverseSquared(_PowerLink):
+    """η = 1/μ², for positive μ."""
+
+    domain = (0.0, None)
+    image = (0.0, None)
+    power = -2.0
+
+
+@pytree
+class Sqrt(_PowerLink):
+    """η = √μ. Only η > 0 is its domain: that μ = η² also exists elsewhere does not make it a second solution."""
+
+    domain = (0.0, None)
+    image = (0.0, None)
+    power = 0.5
+
+
+@pytree
+class Power(_PowerLink):
+    """η = μᵖ for positive μ.
+
+    Args:
+      power: p, any number but zero, whose limit is the logarithm.
+    """
+
+    domain = (0.0, None)
+    image = (0.0, None)
+
+    power: Array | float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.power, Real) and not abs(self.power) > 0:
+            raise ValueError(f"power must be a number other than zero, got {self.power}; for η = log μ use Log()")
+
+
+@pytree
 class Log(Link):
     """η = log μ."""
 
@@ -115,27 +221,46 @@ class Log(Link):
         return jnp.ones_like(eta)
 
     def log_complement(self, eta: Array) -> Array:
-        # log(1-e^η): the two forms of Mächler (2012), each exact on its side of -log 2.
-        small = eta < -0.6931471805599453
-        return jnp.where(
-            small,
-            jnp.log1p(-jnp.exp(jnp.where(small, eta, -1.0))),
-            jnp.log(-jnp.expm1(jnp.where(small, -1.0, eta))),
-        )
+        return log1mexp(eta)
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return 1 / -jnp.expm1(-eta)
 
 
-def _decay(eta: Array) -> Array:
-    """exp(-|η|): the one transcendental that every logistic quantity shares, so that XLA computes it once."""
-    return jnp.exp(-jnp.abs(eta))
+@pytree
+class LogC(Link):
+    """η = log(1-μ): ``Log`` of the complement."""
+
+    image = (None, 1.0)
+
+    def __call__(self, mu: Array) -> Array:
+        return jnp.log1p(-mu)
+
+    def inverse(self, eta: Array) -> Array:
+        return -jnp.expm1(eta)
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return -jnp.exp(eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        return Log().log_complement(eta)
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        return Log().log_complement_deriv(eta)
+
+    def log_complement(self, eta: Array) -> Array:
+        return eta
+
+    def log_complement_deriv(self, eta: Array) -> Array:
+        return jnp.ones_like(eta)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Logit(Link):
-    """η = log(μ/(1-μ))."""
+    """η = log(μ/(1-μ)).
+
+    All its functions share one exponential and one reciprocal, which XLA computes once.
+    """
 
     image = (0.0, 1.0)
 
@@ -143,22 +268,223 @@ class Logit(Link):
         return jnp.log(mu) - jnp.log1p(-mu)
 
     def inverse(self, eta: Array) -> Array:
-        e = _decay(eta)
-        return jnp.where(eta >= 0, 1.0, e) / (1 + e)
+        return jnp.where(eta >= 0, 1.0, _decay(eta)) * _larger(eta)
 
     def inverse_deriv(self, eta: Array) -> Array:
-        e = _decay(eta)
-        return e / jnp.square(1 + e)
+        return _decay(eta) * jnp.square(_larger(eta))
 
     def log_inverse(self, eta: Array) -> Array:
-        return jnp.minimum(eta, 0.0) - jnp.log1p(_decay(eta))
+        return jnp.where(eta >= 0, 0.0, eta) - jnp.log1p(_decay(eta))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
-        e = _decay(eta)
-        return jnp.where(eta >= 0, e, 1.0) / (1 + e)
+        return jnp.where(eta >= 0, _decay(eta), 1.0) * _larger(eta)
 
     def log_complement(self, eta: Array) -> Array:
-        return jnp.minimum(-eta, 0.0) - jnp.log1p(_decay(eta))
+        return jnp.where(eta >= 0, -eta, 0.0) - jnp.log1p(_decay(eta))
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.inverse(eta)
+
+
+@pytree
+class Probit(Link):
+    """η = Φ⁻¹(μ), Φ the standard normal distribution function; tails by Mills' ratio M: 1-Φ(x) = φ(x) M(x)."""
+
+    image = (0.0, 1.0)
+
+    def __call__(self, mu: Array) -> Array:
+        return ndtri(mu)
+
+    def inverse(self, eta: Array) -> Array:
+        tail = _normal_tail(eta)
+        return jnp.where(eta >= 0, 1 - tail, tail)
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return _normal_density(eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        x = _magnitude(eta)
+        log_tail = jnp.log(mills_ratio(x)) - 0.5 * (jnp.square(x) + LOG_2PI)
+        return jnp.where(eta >= 0, jnp.log1p(-_normal_tail(eta)), log_tail)
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        upper = _normal_density(eta) / (1 - _normal_tail(eta))
+        return jnp.where(eta >= 0, upper, 1 / mills_ratio(_magnitude(eta)))
+
+    def log_complement(self, eta: Array) -> Array:
+        return self.log_inverse(-eta)
+
+    def log_complement_deriv(self, eta: Array) -> Array:
+        return -self.log_inverse_deriv(-eta)
+
+
+@pytree
+class Cauchy(Link):
+    """η = tan(π(μ-½)), whose inverse is the Cauchy distribution function ½ + arctan(η)/π = arctan2(1, -η)/π."""
+
+    image = (0.0, 1.0)
+
+    def __call__(self, mu: Array) -> Array:
+        lower = mu < 0.5
+        cotangent = 1 / jnp.tan(jnp.pi * jnp.where(lower, mu, 1 - mu))
+        return jnp.where(lower, -cotangent, cotangent)
+
+    def inverse(self, eta: Array) -> Array:
+        return _angle(-eta) / jnp.pi
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return 1 / (jnp.pi * (1 + jnp.square(eta)))
+
+    def log_inverse(self, eta: Array) -> Array:
+        upper = eta >= 0
+        rest = _angle(jnp.where(upper, eta, -eta)) / jnp.pi
+        return jnp.where(upper, jnp.log1p(-jnp.where(upper, rest, 0.0)), jnp.log(rest))
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        # 1/((1+η²) arctan2(1, -η)), with the square taken apart so that it cannot overflow.
+        secant = jnp.hypot(jnp.ones_like(eta), eta)
+        return 1 / (secant * (secant * _angle(-eta)))
+
+    def log_complement(self, eta: Array) -> Array:
+        return self.log_inverse(-eta)
+
+    def log_complement_deriv(self, eta: Array) -> Array:
+        return -self.log_inverse_deriv(-eta)
+
+
+@pytree
+class CLogLog(Link):
+    """η = log(-log(1-μ)); with u = e^η the hazard, 1-μ = e^{-u}."""
+
+    image = (0.0, 1.0)
+
+    def __call__(self, mu: Array) -> Array:
+        return jnp.log(-jnp.log1p(-mu))
+
+    def inverse(self, eta: Array) -> Array:
+        return -jnp.expm1(-jnp.exp(eta))
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return jnp.exp(eta - jnp.exp(eta))
+
+    def log_inverse(self, eta: Array) -> Array:
+        u, tiny = _hazard(eta)
+        return jnp.where(tiny, eta - 0.5 * u, log1mexp(-jnp.where(tiny, 1.0, u)))
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        u, tiny = _hazard(eta)
+        return jnp.where(tiny, 1 - 0.5 * u, jnp.exp(eta - u) / -jnp.expm1(-jnp.where(tiny, 1.0, u)))
+
+    def log_complement(self, eta: Array) -> Array:
+        return -jnp.exp(eta)
+
+    def log_complement_deriv(self, eta: Array) -> Array:
+        return -jnp.exp(eta)
+
+
+@pytree
+class LogLog(Link):
+    """η = -log(-log μ): ``CLogLog`` with success and failure, and the sign of η, exchanged."""
+
+    image = (0.0, 1.0)
+
+    def __call__(self, mu: Array) -> Array:
+        return -jnp.log(-jnp.log(mu))
+
+    def inverse(self, eta: Array) -> Array:
+        return jnp.exp(-jnp.exp(-eta))
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return CLogLog().inverse_deriv(-eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        return CLogLog().log_complement(-eta)
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        return -CLogLog().log_complement_deriv(-eta)
+
+    def log_complement(self, eta: Array) -> Array:
+        return CLogLog().log_inverse(-eta)
+
+    def log_complement_deriv(self, eta: Array) -> Array:
+        return -CLogLog().log_inverse_deriv(-eta)
+
+
+@pytree
+class NegativeBinomial(Link):
+    """η = log(αμ/(1+αμ)), the canonical link of the negative binomial family; η < 0.
+
+    Args:
+      alpha: α > 0. It is the link's own: give the family's value for the canonical pair.
+    """
+
+    domain = (None, 0.0)
+    image = (0.0, None)
+
+    alpha: Array | float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, Real) and not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha}; for the limit of zero use Log()")
+
+    def __call__(self, mu: Array) -> Array:
+        return -jnp.log1p(1 / (jnp.asarray(self.alpha, mu.dtype) * mu))
+
+    def inverse(self, eta: Array) -> Array:
+        return 1 / (jnp.asarray(self.alpha, eta.dtype) * jnp.expm1(-eta))
+
+    def inverse_deriv(self, eta: Array) -> Array:
+        return self.inverse(eta) * self.log_inverse_deriv(eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        return eta - log1mexp(eta) - jnp.log(jnp.asarray(self.alpha, eta.dtype))
+
+    def log_inverse_deriv(self, eta: Array) -> Array:
+        return 1 / -jnp.expm1(eta)
+
+
+_PROBABILITY = (Logit, Probit, CLogLog, LogLog, Cauchy, LogC)
+_OTHER = (Log, Identity, InversePower, InverseSquared, Sqrt, Power, NegativeBinomial)
+LINKS: dict[str, type[Link]] = {link.__name__: link for link in _PROBABILITY + _OTHER}
+
+
+def _raise(x: Array, exponent: Array | float) -> Array:
+    """xᶜ, by multiplication when c is a whole number known now."""
+    if isinstance(exponent, float) and exponent.is_integer():
+        return x ** int(exponent)
+    return jnp.power(x, exponent)
+
+
+def _magnitude(eta: Array) -> Array:
+    """|η|, whose derivative at zero comes from above, as it does in the branches ``eta >= 0`` beside it."""
+    return jnp.where(eta >= 0, eta, -eta)
+
+
+def _decay(eta: Array) -> Array:
+    """exp(-|η|)."""
+    return jnp.exp(-_magnitude(eta))
+
+
+def _larger(eta: Array) -> Array:
+    """max(μ, 1-μ) of the logistic mean."""
+    return 1 / (1 + _decay(eta))
+
+
+def _normal_density(eta: Array) -> Array:
+    return jnp.exp(-0.5 * (jnp.square(eta) + LOG_2PI))
+
+
+def _normal_tail(eta: Array) -> Array:
+    """1-Φ(|η|)."""
+    return _normal_density(eta) * mills_ratio(_magnitude(eta))
+
+
+def _angle(eta: Array) -> Array:
+    """arctan2(1, η): π times the upper tail of the Cauchy distribution."""
+    return jnp.arctan2(jnp.ones_like(eta), eta)
+
+
+def _hazard(eta: Array) -> tuple[Array, Array]:
+    """u = e^η, and whether it is so small that the first two terms of a series in it are all there is."""
+    u = jnp.exp(eta)
+    return u, u < jnp.finfo(u.dtype).eps

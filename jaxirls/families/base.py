@@ -1,0 +1,149 @@
+"""The protocol of a family."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls.links import Interval, Link
+
+__all__ = ["Family", "Working", "cast", "times"]
+
+
+class Working(NamedTuple):
+    """What one pass needs of a row, for unit weight and unit dispersion."""
+
+    score: Array
+    weight: Array
+    loss: Array
+
+
+class Family:
+    """Base of all families: an immutable pytree whose leaves are its parameters and its link's.
+
+    Attributes:
+      link: the link.
+      has_dispersion: whether φ is a free parameter (estimated by the fit) or known to be one.
+      mean_range: open interval of valid means.
+      support: what a response must be, in words for the user.
+      discrete: whether the response lies on the lattice 0, 1, 2, ..., so that ``cdf`` is a staircase.
+      row_parameters: the parameters that hold one value a row, like the response; all others hold one value a dataset.
+    """
+
+    has_dispersion: ClassVar[bool] = False
+    mean_range: ClassVar[Interval] = (None, None)
+    support: ClassVar[str] = "any finite number"
+    discrete: ClassVar[bool] = False
+    row_parameters: ClassVar[tuple[str, ...]] = ()
+
+    link: Link
+
+    def __post_init__(self) -> None:
+        if self.link is None or isinstance(self.link, str | type):
+            shown = self.link.__name__ if isinstance(self.link, type) else repr(self.link)
+            raise ValueError(f"link must be an instance of a link, got {shown}; write, for example, links.Log()")
+
+    def working(self, eta: Array, y: Array) -> Working:
+        """Score, weight and loss at η."""
+        raise NotImplementedError(f"{type(self).__name__} must define working(eta, y)")
+
+    def variance(self, mu: Array) -> Array:
+        """V(μ), so that Var y = φ V(μ) / weight."""
+        raise NotImplementedError(f"{type(self).__name__} must define variance(mu)")
+
+    def mean(self, eta: Array) -> Array:
+        """E y at η, on the scale of μ."""
+        return self.link.inverse(eta)
+
+    def unit_deviance(self, eta: Array, y: Array) -> Array:
+        """2φ (ℓ(y; y) - ℓ(y; μ)) for unit weight, with no cancellation between the two."""
+        raise NotImplementedError(f"{type(self).__name__} must define unit_deviance(eta, y)")
+
+    def log_saturated(self, y: Array, precision: Array) -> Array:
+        """ℓ at μ = y, for a row with ``weight / scale = precision``."""
+        raise NotImplementedError(f"{type(self).__name__} must define log_saturated(y, precision)")
+
+    def log_likelihood(self, eta: Array, y: Array, weight: Array | float = 1.0, scale: Array | float = 1.0) -> Array:
+        """ℓ with all its constants, a row whose dispersion is ``scale / weight``; statsmodels' ``loglike_obs``."""
+        precision = cast(weight / scale, eta)
+        return self.log_saturated(y, precision) - 0.5 * precision * self.unit_deviance(eta, y)
+
+    def pearson_residual(self, eta: Array, y: Array) -> Array:
+        """(y-μ)/√V(μ)."""
+        mu = self.mean(eta)
+        return (y - mu) / jnp.sqrt(self.variance(mu))
+
+    def anscombe_residual(self, eta: Array, y: Array) -> Array:
+        """(A(y)-A(μ)) / (A'(μ) √V(μ)) with A' = V^{-1/3}; statsmodels' ``resid_anscombe`` for unit weight and scale."""
+        raise NotImplementedError(f"{type(self).__name__} must define anscombe_residual(eta, y)")
+
+    def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        """P(Y <= y) for unit weight."""
+        raise NotImplementedError(f"the {type(self).__name__} family has no distribution function in closed form")
+
+    def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
+        """A response for every element of ``mu``, with mean μ and variance scale V(μ) / weight.
+
+        Off unit dispersion a discrete family gives the lattice law of its dispersion model: (φ/w) times a count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define sample(key, mu, scale, weight)")
+
+    def starting_mean(self, y: Array, average: Array) -> Array:
+        """(y + average)/2, or the average, or a number inside: the first in both the range of means and the link's.
+
+        ``average`` is the weighted mean of the dataset.
+        """
+        low = max((end for end in (self.mean_range[0], self.link.image[0]) if end is not None), default=None)
+        high = min((end for end in (self.mean_range[1], self.link.image[1]) if end is not None), default=None)
+        interior = (low or 0.0) + 1.0 if high is None else 0.5 * ((high - 1.0 if low is None else low) + high)
+        halfway, average = 0.5 * (y + average), average + jnp.zeros_like(y)
+        second = jnp.where(_between(average, (low, high)), average, interior)
+        return jnp.where(_between(halfway, (low, high)), halfway, second)
+
+    def starting_predictor(self, y: Array, average: Array) -> Array:
+        """η of ``starting_mean``."""
+        return self.link(self.starting_mean(y, average))
+
+    def valid_response(self, y: Array) -> Array:
+        """Whether each response lies in the support."""
+        return jnp.isfinite(y)
+
+    @property
+    def guards_domain(self) -> bool:
+        """Whether the link reaches means outside the family's range, so that steps must be checked against it."""
+
+        def inside(bound: float | None, limit: float | None) -> bool:
+            return limit is None or bound == limit
+
+        (low, high), (family_low, family_high) = self.link.image, self.mean_range
+        whole_line = self.link.domain == (None, None)
+        return not (whole_line and inside(low, family_low) and inside(high, family_high))
+
+    def valid_predictor(self, eta: Array) -> Array:
+        """Whether η is in the link's domain and its mean in the family's range."""
+        if not self.guards_domain:
+            return jnp.isfinite(eta)
+        valid = jnp.isfinite(eta) & _between(eta, self.link.domain)
+        return valid & _between(self.mean(eta), self.mean_range)
+
+
+def cast(value: Array | float, like: Array) -> Array:
+    """``value`` in the dtype of ``like``."""
+    return jnp.asarray(value, like.dtype)
+
+
+def times(a: Array, b: Array) -> Array:
+    """a·b, zero wherever a is zero, even when b is not finite."""
+    return jnp.where(a == 0, 0.0, a * jnp.where(a == 0, 0.0, b))
+
+
+def _between(x: Array, interval: Interval) -> Array:
+    low, high = interval
+    inside = jnp.ones_like(x, dtype=bool)
+    if low is not None:
+        inside &= x > low
+    if high is not None:
+        inside &= x < high
+    return inside

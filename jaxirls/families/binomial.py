@@ -1,0 +1,211 @@
+"""Binomial and negative binomial: the two laws whose terms come from a probability and its complement.
+
+For a Bernoulli mean, score = y (log μ)' + (1-y) (log(1-μ))' and weight = -(log μ)' (log(1-μ))'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import betainc
+
+from jaxirls.families.base import Family, Working, cast, times
+from jaxirls.links import Link, Log, Logit
+from jaxirls.special import half_deviance, log_factorial_excess
+from jaxirls.trees import pytree
+
+__all__ = ["Binomial", "NegativeBinomial"]
+
+
+@pytree
+class Binomial(Family):
+    """Successes in ``trials``, V = μ(1-μ). Default link: logit.
+
+    With ``trials=1`` the response is 0/1, or a proportion whose number of trials is its ``var_weights`` (the
+    log-likelihood then holds statsmodels' constant); with ``trials`` given, the response is a count between 0 and
+    ``trials``, and μ is still the probability. ``scale`` does not enter the log-likelihood.
+
+    Args:
+      trials: number of trials, one value or one a row.
+      link: the link.
+    """
+
+    mean_range = (0.0, 1.0)
+    support = "between 0 and the number of trials"
+    discrete = True
+    row_parameters = ("trials",)
+
+    trials: Array | float | None = None
+    link: Link = field(default_factory=Logit)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.trials, Real):
+            if not self.trials > 0:
+                raise ValueError(f"trials must be positive, got {self.trials}; leave it out for a 0/1 response")
+            if self.trials == 1:
+                # One trial is the absence of the parameter: no array is carried or multiplied for it.
+                object.__setattr__(self, "trials", None)
+
+    def _m(self, like: Array) -> Array | float:
+        return 1.0 if self.trials is None else cast(self.trials, like)
+
+    def working(self, eta: Array, y: Array) -> Working:
+        m = self._m(eta)
+        failures = m - y
+        up, down = self.link.log_inverse_deriv(eta), self.link.log_complement_deriv(eta)
+        log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
+        return Working(y * up + failures * down, -m * up * down, -times(y, log_mu) - times(failures, log_rest))
+
+    def variance(self, mu: Array) -> Array:
+        return mu * (1 - mu)
+
+    def unit_deviance(self, eta: Array, y: Array) -> Array:
+        m = self._m(eta)
+        log_m = 0.0 if self.trials is None else jnp.log(m)
+        log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
+        successes = half_deviance(y, m * self.link.inverse(eta), log_m + log_mu, 1.0)
+        return 2 * (successes + half_deviance(m - y, m * jnp.exp(log_rest), log_m + log_rest, 1.0))
+
+    def log_saturated(self, y: Array, precision: Array) -> Array:
+        m = self._m(y)
+        both = log_factorial_excess(y) + log_factorial_excess(m - y)
+        return precision * (log_factorial_excess(m + jnp.zeros_like(y)) - both)
+
+    def log_likelihood(self, eta: Array, y: Array, weight: Array | float = 1.0, scale: Array | float = 1.0) -> Array:
+        return super().log_likelihood(eta, y, weight)
+
+    def pearson_residual(self, eta: Array, y: Array) -> Array:
+        # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
+        m = self._m(eta)
+        log_odds = self.link.log_inverse(eta) - self.link.log_complement(eta)
+        down, up = jnp.exp(-0.5 * log_odds), jnp.exp(0.5 * log_odds)
+        residual = y * down - (m - y) * up
+        return residual if self.trials is None else residual / jnp.sqrt(m)
+
+    def anscombe_residual(self, eta: Array, y: Array) -> Array:
+        m = self._m(eta) + jnp.zeros_like(eta)
+        log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
+        lower = log_mu < log_rest
+        # The incomplete beta function of the smaller of μ and 1-μ.
+        share, mu = jnp.where(lower, y, m - y) / m, jnp.exp(jnp.minimum(log_mu, log_rest))
+        difference = _cox_snell(share) - _cox_snell(mu)
+        return jnp.where(lower, 1.0, -1.0) * jnp.sqrt(m) * difference * jnp.exp(-(log_mu + log_rest) / 6)
+
+    def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        m, count = self._m(mu) + jnp.zeros_like(mu), jnp.floor(y)
+        inner = (count >= 0) & (count < m)
+        successes = jnp.where(inner, count, 0.0)
+        below = betainc(jnp.where(inner, m - successes, 1.0), successes + 1, 1 - mu)
+        return jnp.where(inner, below, jnp.where(count < 0, 0.0, 1.0))
+
+    def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
+        if self.trials is None and isinstance(weight, Real) and weight == 1:
+            return (jax.random.uniform(key, mu.shape, mu.dtype) < mu).astype(mu.dtype)
+        number = cast(weight, mu) * self._m(mu) + jnp.zeros_like(mu)
+        return jax.random.binomial(key, number, mu, dtype=mu.dtype) / cast(weight, mu)
+
+    def starting_mean(self, y: Array, average: Array) -> Array:
+        return (y + 0.5) / (self._m(y) + 1)
+
+    def valid_response(self, y: Array) -> Array:
+        return (y >= 0) & (y <= self._m(y))
+
+
+@pytree
+class NegativeBinomial(Family):
+    """Overdispersed counts, V = μ + αμ² (NB2). Default link: log.
+
+    With v = log αμ the law is logistic in v: αμ/(1+αμ) and 1/(1+αμ) are the probabilities of ``Logit`` at v. No tail of
+    either parameter is lost: for α → 0 every function goes to Poisson's.
+
+    Args:
+      alpha: α > 0, or None: estimated by the fit.
+      link: the link.
+    """
+
+    mean_range = (0.0, None)
+    support = "zero or positive"
+    discrete = True
+
+    alpha: Array | float | None = None
+    link: Link = field(default_factory=Log)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.alpha, Real) and not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha}; for no overdispersion use Poisson()")
+
+    def _alpha(self, like: Array) -> Array:
+        if self.alpha is None:
+            raise ValueError(
+                "alpha is None, which leaves it to a fit; give its value here: NegativeBinomial(alpha=...)"
+            )
+        return cast(self.alpha, like)
+
+    def working(self, eta: Array, y: Array) -> Working:
+        alpha, log_mu, rate = self._alpha(eta), self.link.log_inverse(eta), self.link.log_inverse_deriv(eta)
+        v = log_mu + jnp.log(alpha)
+        size, rest = 1 / alpha, Logit().log_inverse_deriv(v)
+        information = size * Logit().inverse(v)
+        loss = -(y + size) * Logit().log_complement(v) - times(y, log_mu)
+        return Working((y * rest - information) * rate, information * jnp.square(rate), loss)
+
+    def variance(self, mu: Array) -> Array:
+        return mu + self._alpha(mu) * jnp.square(mu)
+
+    def unit_deviance(self, eta: Array, y: Array) -> Array:
+        # Given y + 1/α trials the law is binomial, so the deviance is a sum of two Poisson ones.
+        alpha, log_mu = self._alpha(eta), self.link.log_inverse(eta)
+        v = log_mu + jnp.log(alpha)
+        log_ratio = jnp.log1p(alpha * y) + Logit().log_complement(v)
+        trials = 1 / alpha + y
+        counts = half_deviance(y, trials * Logit().inverse(v), log_mu + log_ratio, 1.0)
+        rest = half_deviance(1 / alpha, trials * Logit().log_inverse_deriv(v), log_ratio - jnp.log(alpha), 1.0)
+        return 2 * (counts + rest)
+
+    def log_saturated(self, y: Array, precision: Array) -> Array:
+        alpha = self._alpha(y)
+        size = 1 / alpha
+        separate = log_factorial_excess(size) + log_factorial_excess(y)
+        return precision * (log_factorial_excess(y + size) - separate - jnp.log1p(alpha * y))
+
+    def anscombe_residual(self, eta: Array, y: Array) -> Array:
+        alpha, mu = self._alpha(eta), self.link.inverse(eta)
+
+        def transform(t: Array) -> Array:
+            # ∫ (t+αt²)^{-1/3} dt, as an incomplete beta function of negative argument reduced to one of positive.
+            odds = alpha * t
+            return 3 * jnp.cbrt(jnp.square(odds) / (1 + odds)) - _cox_snell(odds / (1 + odds))
+
+        difference = (transform(y) - transform(mu)) / jnp.cbrt(jnp.square(alpha))
+        return difference / jnp.power(self.variance(mu), 1 / 6)
+
+    def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        alpha, count = self._alpha(mu), jnp.floor(jnp.maximum(y, 0.0))
+        below = betainc(1 / alpha + jnp.zeros_like(mu), count + 1, 1 / (1 + alpha * mu))
+        return jnp.where(y >= 0, below, 0.0)
+
+    def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
+        rate_key, count_key = jax.random.split(key)
+        precision, alpha = cast(weight / scale, mu), self._alpha(mu)
+        rate = jax.random.gamma(rate_key, precision / alpha + jnp.zeros_like(mu), mu.shape, mu.dtype) * alpha * mu
+        return jax.random.poisson(count_key, rate).astype(mu.dtype) / precision
+
+    def valid_response(self, y: Array) -> Array:
+        return jnp.isfinite(y) & (y >= 0)
+
+
+# B(2/3, 2/3), the complete beta function.
+_BETA = math.gamma(2 / 3) ** 2 / math.gamma(4 / 3)
+
+
+def _cox_snell(x: Array) -> Array:
+    """The incomplete beta function B(x; 2/3, 2/3) of Cox & Snell (1968)."""
+    a = jnp.full_like(x, 2 / 3)
+    return _BETA * betainc(a, a, x)
