@@ -16,15 +16,16 @@ Binomial `y` is a proportion of `trials` (None: 0/1). `weights` are R's prior we
 "glm": `params bse cov deviance null_deviance df_resid scale pearson_chi2 llf aic`. `scale` is 1 for Binomial, Poisson
 and NegativeBinomial unless `scale_rule` is "X2"; else it is Pearson's chi2 / df_resid. `aic` counts the dispersion as a
 parameter in the Gaussian, Gamma and InverseGaussian families, as R does; their `llf` is at the dispersion deviance / n
-(n: the sum of the weights in the latter two). Where made:
+(in the latter two n is the sum of the weights, and `llf` counts them as frequencies). Where made:
 - `residuals` {response pearson deviance working};
 - `influence` {hat cooks_distance rstandard_deviance rstandard_pearson rstudent dfbeta_deviance}, the last R's changes
   of the coefficients, which it builds on deviance residuals;
 - `cov_hc` {HC0..HC3}; `cluster` {groups, HC0 HC1 with and without _cadjust, the factor G/(G-1)};
 - `tests`: a nested model's likelihood-ratio and Rao tests, both divided by the larger model's dispersion;
 - `profile` {level conf_int}; `prediction` {X linear linear_se mean mean_se};
-- `theta theta_se alpha_se`, where alpha = 1 / theta was estimated: theta_se comes from the observed information of theta
-  alone, alpha_se from it by the delta method; `cov` and `aic` take alpha as known.
+- `theta theta_se alpha_se`, where alpha = 1 / theta was estimated: theta_se comes from the observed information of
+  theta alone, alpha_se from it by the delta method; `cov` and `aic` take alpha as known.
+`polish` is how far, relatively, the last refit from the solution moved an estimate (in "firth" too).
 
 "firth": `penalty` is "MeanBiasReduction" (brglm2's AS_mean) or "Jeffreys" (MPL_Jeffreys); `params bse cov deviance llf
 penalized_llf`, with `cov` the inverse of the expected information at the estimate; for logit with "Jeffreys" also
