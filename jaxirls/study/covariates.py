@@ -1,0 +1,89 @@
+"""How the columns of X are drawn: one frozen law a kind, each a few numbers and one draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxirls.study.schema import FLAG, NUMBER, POSITIVE, PROBABILITY, ScenarioError, check, option
+
+__all__ = ["KINDS", "Bernoulli", "Covariates", "Normal", "Uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covariates:
+    """Base of all laws: independent columns, identically distributed.
+
+    Attributes:
+      intercept: whether the first column is ones; its coefficient then comes first.
+      redraw: whether every replicate draws its own X, or all share one.
+    """
+
+    kind: ClassVar[str]
+
+    intercept: bool = option(FLAG, False)
+    redraw: bool = option(FLAG, True)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Independent draws of the law."""
+        raise NotImplementedError
+
+    def draw(self, key: Array, n: int, p: int, dtype: DTypeLike) -> Array:
+        """X of one dataset, ``(n, p)``, the intercept's column included."""
+        if not self.intercept:
+            return self.sample(key, (n, p), dtype)
+        return jnp.concatenate([jnp.ones((n, 1), dtype), self.sample(key, (n, p - 1), dtype)], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normal(Covariates):
+    """N(mean, scale²)."""
+
+    kind = "normal"
+
+    mean: float = option(NUMBER, 0.0)
+    scale: float = option(POSITIVE, 1.0)
+
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return self.mean + self.scale * jax.random.normal(key, shape, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Covariates):
+    """Uniform on [low, high)."""
+
+    kind = "uniform"
+
+    low: float = option(NUMBER, 0.0)
+    high: float = option(NUMBER, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.low < self.high:
+            raise ScenarioError(f"high = {self.high!r}: expected a number above low = {self.low!r}")
+
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return jax.random.uniform(key, shape, dtype, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bernoulli(Covariates):
+    """One with the given probability, else zero."""
+
+    kind = "bernoulli"
+
+    probability: float = option(PROBABILITY, 0.5)
+
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return (jax.random.uniform(key, shape, dtype) < self.probability).astype(dtype)
+
+
+KINDS: dict[str, type[Covariates]] = {law.kind: law for law in (Normal, Uniform, Bernoulli)}

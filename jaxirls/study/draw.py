@@ -1,0 +1,126 @@
+r"""Data generation on the device: the datasets of any replicates, laid out for the fit.
+
+Replicate i draws from the key ``fold_in(key(seed), i)`` and from nothing else, so that it is the same dataset in whatever
+tile, chunk or order it is drawn. A tile comes out with its replicates last, as the lanes of the fit want them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxirls.designs import Dense, Design, Lanes, Shared
+from jaxirls.engine.batch import Batch, Plan, plan
+from jaxirls.families import Family
+from jaxirls.irls import Problem, Rows
+from jaxirls.study.scenario import Scenario
+
+__all__ = ["datasets", "draw", "layout", "root_key"]
+
+# Counts are drawn in int32.
+LARGEST_COUNT_MEAN = 2.0**30
+
+
+def layout(scenario: Scenario) -> Plan:
+    """How the engine lays out such datasets, and how many to a tile; a function of the dataset's shape alone."""
+    many, dtype = 2**31 - 1, jnp.dtype(scenario.dtype)
+    x = jax.ShapeDtypeStruct((many if scenario.design.redraw else 1, scenario.n, scenario.p), dtype)
+    y = jax.ShapeDtypeStruct((many, scenario.n), dtype)
+    return plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
+
+
+def root_key(scenario: Scenario) -> Array:
+    """The key that every replicate's key is folded from."""
+    return jax.random.key(np.uint32(scenario.seed), impl="threefry2x32")
+
+
+def draw(scenario: Scenario, design: type[Design], key: Array, index: Array) -> Problem:
+    """The datasets of T replicates, unweighted.
+
+    Args:
+      scenario: the law of the data.
+      design: the layout of X.
+      key: the root key.
+      index: replicate numbers, unsigned, ``(T,)``.
+
+    Returns:
+      Their ``Problem``. A replicate whose mean leaves the family's range, or is too large to draw from, is marked invalid.
+    """
+    family, dtype = scenario.family, jnp.dtype(scenario.dtype)
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
+    X = _design(scenario, design, key, keys[:, 0])
+    truth = jnp.asarray(scenario.coefficients, dtype)[:, None]
+    eta = X.predict(jnp.broadcast_to(truth, (scenario.p, index.shape[0])))
+    y = _responses(scenario, keys[:, 1], eta)
+    # No clipping in silence: a mean that cannot be drawn from leaves NaN in its row.
+    valid = jnp.isfinite(y).all(0)
+    shaped = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype).reshape(1, 1), family)
+    return Problem(X, Rows(y, None, None, None, shaped), None, None, None, ~valid)
+
+
+def datasets(scenario: Scenario, index: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The data of some replicates, to look at or to fit elsewhere.
+
+    Args:
+      scenario: the law of the data.
+      index: replicate numbers, ``(B,)``.
+
+    Returns:
+      X ``(B, n, p)`` and y ``(B, n)``, NumPy arrays of the scenario's precision.
+
+    Example:
+      >>> import jaxirls as ji
+      >>> from jaxirls import study
+      >>> scenario = study.Scenario(
+      ...     n=4, coefficients=[1.0], design=study.Normal(), family=ji.Poisson(), replicates=10, seed=1
+      ... )
+      >>> X, y = study.datasets(scenario, [3, 7])
+      >>> X.shape, y.shape
+      ((2, 4, 1), (2, 4))
+    """
+    numbers = np.atleast_1d(np.asarray(index))
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():
+        raise ValueError(f"index must hold replicate numbers from 0, got {index!r}")
+    with jax.enable_x64(scenario.dtype == "float64"):
+        form = layout(scenario).design
+
+        @jax.jit
+        def transposed(key: Array, index: Array) -> tuple[Array, Array]:
+            problem = draw(scenario, form, key, index)
+            return jnp.moveaxis(problem.design.lanes(index.shape[0]), -1, 0), problem.rows.y.T
+
+        X, y = transposed(root_key(scenario), numbers.astype(np.uint32))
+        return np.asarray(X), np.asarray(y)
+
+
+def _design(scenario: Scenario, design: type[Design], key: Array, keys: Array) -> Design:
+    n, p, dtype = scenario.n, scenario.p, jnp.dtype(scenario.dtype)
+
+    def one(key: Array) -> Array:
+        return scenario.design.draw(key, n, p, dtype)
+
+    # Replicates are below 2³¹: the last number of 32 bits is free for what all of them share.
+    shared = jax.random.fold_in(key, np.uint32(2**32 - 1))
+    if design is Shared:
+        return Shared(one(shared))
+    many = jax.vmap(one, out_axes=0 if design is Dense else -1)
+    x = many(keys if scenario.design.redraw else jnp.broadcast_to(shared, keys.shape))
+    return Dense(x) if design is Dense else Lanes(x)
+
+
+def _responses(scenario: Scenario, keys: Array, eta: Array) -> Array:
+    """A response for every row of η ``(n, T)``, NaN where its mean is out of range."""
+    family: Family = scenario.family
+    mean = family.mean(eta)
+    valid = family.valid_predictor(eta) & jnp.isfinite(mean)
+    if family.discrete:
+        valid = valid & (mean <= LARGEST_COUNT_MEAN)
+
+    def one(key: Array, mean: Array) -> Array:
+        return family.sample(key, mean, scenario.dispersion)
+
+    within = jnp.where(valid, mean, 0.5)  # a mean of every family
+    return jnp.where(valid, jax.vmap(one, in_axes=(0, -1), out_axes=-1)(keys, within), jnp.nan)

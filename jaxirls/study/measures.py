@@ -1,0 +1,212 @@
+r"""Performance measures of estimators and their Monte Carlo standard errors (MCSE), streamed.
+
+With d = β̂ - β over the n replicates used, EmpSE the standard deviation of d, se the model-based standard errors and q a
+proportion:
+
+    bias            mean d                  EmpSE/√n
+    relative bias   mean d/β                EmpSE/(|β|√n)
+    empirical SE    EmpSE                   EmpSE/√(2(n-1))
+    model SE        ModSE = √mean(se²)      √(var(se²)/(4n ModSE²))
+    relative error  100 (ModSE/EmpSE - 1)   100 (ModSE/EmpSE) √(var(se²)/(4n ModSE⁴) + 1/(2(n-1)))
+    MSE             mean d²                 √(Σ(d²-MSE)²/(n(n-1)))
+    coverage, power, rates                  √(q(1-q)/n)
+
+They need of the replicates no more than the mean and the sum of squares about it of d, d² and se², and counts: a
+``Tally``, in double precision whatever the fits were in. Means and sums of squares are merged without cancellation, by
+the update of Chan, Golub & LeVeque (1983), The American Statistician 37, eq. 2.1.
+
+Source: Morris, White & Crowther (2019), Statistics in Medicine 38, table 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxirls.status import Status
+
+__all__ = ["Measure", "Moments", "Rate", "Tally", "performance", "rates", "tally"]
+
+
+class Measure(NamedTuple):
+    """One performance measure of one coefficient."""
+
+    name: str
+    coefficient: int
+    estimate: float
+    mcse: float
+
+
+class Rate(NamedTuple):
+    """How many of all replicates ended in a status."""
+
+    status: Status
+    count: int
+    estimate: float
+    mcse: float
+
+
+class Moments(NamedTuple):
+    """Mean and sum of squares about it, of p series of equal length."""
+
+    count: int
+    mean: np.ndarray  # (p,)
+    squares: np.ndarray  # (p,)
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Moments:
+        """The moments of ``values (B, p)``."""
+        count, p = values.shape
+        if not count:
+            return cls(0, np.zeros(p), np.zeros(p))
+        mean = values.mean(0)
+        return cls(count, mean, np.square(values - mean).sum(0))
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both series, one after the other."""
+        count = self.count + other.count
+        if not count:
+            return self
+        gap = other.mean - self.mean
+        share = other.count / count
+        return Moments(count, self.mean + share * gap, self.squares + other.squares + self.count * share * np.square(gap))
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Unbiased, ``(p,)``; NaN for fewer than two values."""
+        return self.squares / (self.count - 1) if self.count > 1 else np.full_like(self.mean, np.nan)
+
+
+class Tally(NamedTuple):
+    """What the measures need of replicates. Statuses are counted over all, the rest over those with an estimate."""
+
+    statuses: np.ndarray  # (number of codes,)
+    error: Moments  # d
+    squared_error: Moments  # d²
+    variance: Moments  # se²
+    covered: np.ndarray  # (p,), intervals that hold the truth
+    rejected: np.ndarray  # (p,), tests of β = 0 that reject
+
+    def merge(self, other: Tally) -> Tally:
+        """The tally of both sets of replicates."""
+        return Tally(
+            self.statuses + other.statuses,
+            self.error.merge(other.error),
+            self.squared_error.merge(other.squared_error),
+            self.variance.merge(other.variance),
+            self.covered + other.covered,
+            self.rejected + other.rejected,
+        )
+
+    @property
+    def used(self) -> int:
+        """Replicates with an estimate."""
+        return self.error.count
+
+    @property
+    def replicates(self) -> int:
+        """All replicates."""
+        return int(self.statuses.sum())
+
+
+def tally(
+    estimates: np.ndarray, standard_errors: np.ndarray, status: np.ndarray, truth: np.ndarray, level: float, block: int
+) -> Tally:
+    """Count replicates, taken in blocks of fixed length so that equal replicates give equal bits, chunked or not.
+
+    Args:
+      estimates, standard_errors: ``(B, p)``.
+      status: ``ji.Status`` codes, ``(B,)``; replicates that are CONVERGED have an estimate.
+      truth: β, ``(p,)``.
+      level: of the Wald intervals, and one minus the level of the tests.
+      block: replicates a block.
+    """
+    reach = NormalDist().inv_cdf((1 + level) / 2)
+
+    def one(start: int) -> Tally:
+        codes = status[start : start + block]
+        good = codes == Status.CONVERGED
+        estimate = estimates[start : start + block][good].astype(np.float64)
+        se = standard_errors[start : start + block][good].astype(np.float64)
+        error = estimate - truth
+        return Tally(
+            np.bincount(codes, minlength=len(Status)),
+            Moments.of(error),
+            Moments.of(np.square(error)),
+            Moments.of(np.square(se)),
+            (np.abs(error) <= reach * se).sum(0),
+            (np.abs(estimate) > reach * se).sum(0),
+        )
+
+    return merged(one(start) for start in range(0, len(status), block))
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """The tally of all, merged in the order given."""
+    return reduce(Tally.merge, tallies)
+
+
+def rates(total: Tally) -> list[Rate]:
+    """The rate of every status, over all replicates."""
+    q = total.statuses / total.replicates
+    mcse = _of_proportion(q, total.replicates)
+    return [Rate(s, int(total.statuses[s]), float(q[s]), float(mcse[s])) for s in Status]
+
+
+def performance(total: Tally, truth: np.ndarray) -> list[Measure]:
+    """Every measure of every coefficient, over the replicates with an estimate.
+
+    NaN where the measure is not defined: with too few replicates, or a relative bias of a coefficient that is zero.
+    """
+    n = total.used
+    nan = np.full_like(truth, np.nan)
+    if not n:
+        values = dict.fromkeys(_NAMES, (nan, nan))
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = _measures(total, np.where(truth == 0, np.nan, truth))
+    return [
+        Measure(name, j, float(values[name][0][j]), float(values[name][1][j])) for name in _NAMES for j in range(len(truth))
+    ]
+
+
+_NAMES = (
+    "bias",
+    "relative bias",
+    "empirical SE",
+    "model SE",
+    "relative error of model SE, %",
+    "MSE",
+    "coverage",
+    "power",
+)
+
+
+def _measures(total: Tally, divisor: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    n = total.used
+    degrees = n - 1 if n > 1 else np.nan
+    bias, emp = total.error.mean, np.sqrt(total.error.variance)
+    mse, mod = total.squared_error.mean, np.sqrt(total.variance.mean)
+    mcse_bias = emp / np.sqrt(n)
+    spread = total.variance.variance / (4 * n)
+    ratio = mod / emp
+    covered, rejected = total.covered / n, total.rejected / n
+    values = (
+        (bias, mcse_bias),
+        (bias / divisor, mcse_bias / np.abs(divisor)),
+        (emp, emp / np.sqrt(2 * degrees)),
+        (mod, np.sqrt(spread) / mod),
+        (100 * (ratio - 1), 100 * ratio * np.sqrt(spread / mod**4 + 1 / (2 * degrees))),
+        (mse, np.sqrt(total.squared_error.variance / n)),
+        (covered, _of_proportion(covered, n)),
+        (rejected, _of_proportion(rejected, n)),
+    )
+    return dict(zip(_NAMES, values, strict=True))
+
+
+def _of_proportion(q: np.ndarray, n: int) -> np.ndarray:
+    return np.sqrt(q * (1 - q) / n)
