@@ -2,22 +2,38 @@
 
 from jaxirls import links
 from jaxirls.config import IRLS
-from jaxirls.families import Binomial, Family, Gaussian, Poisson
+from jaxirls.families import (
+    Binomial,
+    Family,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    NegativeBinomial,
+    Poisson,
+    Tweedie,
+)
 from jaxirls.fit import fit
 from jaxirls.penalties import Penalty, Ridge
 from jaxirls.results import Fit
 from jaxirls.status import Status
+from jaxirls.trace import Trace, trace
 
 __all__ = [
     "IRLS",
     "Binomial",
     "Family",
     "Fit",
+    "Gamma",
     "Gaussian",
+    "InverseGaussian",
+    "NegativeBinomial",
     "Penalty",
     "Poisson",
     "Ridge",
     "Status",
+    "Trace",
+    "Tweedie",
     "fit",
     "links",
+    "trace",
 ]

@@ -64,6 +64,10 @@ class Design(Protocol):
         """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
         ...
 
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        """Σᵢ of an elementwise term of the row data, (T,), added in an order that does not depend on T."""
+        ...
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -113,6 +117,12 @@ class Lanes:
         total = lax.fori_loop(0, n, row, start)
         return total._replace(gram=_symmetric(total.gram))
 
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        def row(i: Array, carry: Array) -> Array:
+            return carry + term(jax.tree.map(lambda leaf: _row(leaf, i, self.n), rows))
+
+        return lax.fori_loop(0, self.n, row, jnp.zeros(count, self.x.dtype))
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -145,6 +155,9 @@ class Shared:
         gram = jnp.zeros((p, p, lanes), self.x.dtype).at[upper, lower].set(packed).at[lower, upper].set(packed)
         score = _dot(self.x.T, jnp.broadcast_to(terms.residual, (n, lanes)))
         return Sums(gram, score, *_reduce(terms, lanes))
+
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        return _row_sum(term(rows), self.n, count)
 
 
 @jax.tree_util.register_dataclass
@@ -189,6 +202,9 @@ class Dense:
         rest = self.n - whole * block
         return _merge(total, part(whole * block, rest)) if rest else total
 
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        return _row_sum(term(rows), self.n, count)
+
 
 def _combine(x: Array, beta: Array) -> Array:
     """Σⱼ x[:, j] β[j] over (n, p, T) and (p, T), in the order of the columns, elementwise over lanes."""
@@ -215,8 +231,12 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
 
 
+def _row_sum(term: Array, n: int, count: int) -> Array:
+    return jnp.broadcast_to(term, (n, count)).sum(0)
+
+
 def _reduce(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    sums = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).sum(0) for s in terms.sums)
+    sums = tuple(_row_sum(s, s.shape[0], lanes) for s in terms.sums)
     minima = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).min(0) for s in terms.minima)
     return sums, minima
 

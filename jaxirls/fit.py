@@ -77,7 +77,7 @@ def fit(
       >>> ji.fit(X, jnp.stack([y, y[::-1]]), ji.Poisson()).params.shape
       (2, 2)
     """
-    data = _checked(X, y, family, offset, freq_weights, var_weights, penalty, start, scale)
+    data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale)
     if not isinstance(config, IRLS):
         raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
     solution = _solve(config, data)
@@ -106,7 +106,7 @@ def fit(
     )
 
 
-class _Data(NamedTuple):
+class Data(NamedTuple):
     """The arguments of a fit, each with its own leading axes, all of one dtype."""
 
     X: Array
@@ -120,7 +120,7 @@ class _Data(NamedTuple):
     scale: Array | None
 
 
-def _core_ranks(data: _Data) -> _Data:
+def _core_ranks(data: Data) -> Data:
     """The number of trailing axes of each leaf that are not batch axes."""
     given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "curvature": 1, "start": 1, "scale": 0}
     ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
@@ -128,14 +128,14 @@ def _core_ranks(data: _Data) -> _Data:
     family = jax.tree_util.tree_map_with_path(
         lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
     )
-    return _Data(**{name: None for name in _Data._fields if name != "family"}, family=family)._replace(**ranks)
+    return Data(**{name: None for name in Data._fields if name != "family"}, family=family)._replace(**ranks)
 
 
-def _solve(config: IRLS, data: _Data) -> Solution:
+def _solve(config: IRLS, data: Data) -> Solution:
     """Broadcast the leading axes to one batch axis, fit, and restore them; ``vmap`` adds one more leading axis."""
 
     @custom_vmap
-    def solve(data: _Data) -> Solution:
+    def solve(data: Data) -> Solution:
         ranks = _core_ranks(data)
         lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
         size = int(np.prod(lead))
@@ -146,13 +146,11 @@ def _solve(config: IRLS, data: _Data) -> Solution:
                 return leaf.reshape(1, *core)
             return jnp.broadcast_to(leaf, (*lead, *core)).reshape(size, *core)
 
-        batch = Batch(*jax.tree.map(flat, data, ranks))
-        family = jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim == 1 else leaf, batch.family)
-        solution = fit_batch(batch._replace(family=family), config)
+        solution = fit_batch(as_batch(jax.tree.map(flat, data, ranks)), config)
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), solution)
 
     @solve.def_vmap
-    def batched(axis_size: int, in_batched: list[_Data], data: _Data) -> tuple[Solution, Solution]:
+    def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Solution, Solution]:
         ranks = _core_ranks(data)
         deepest = max(
             leaf.ndim - rank - mapped
@@ -171,11 +169,17 @@ def _solve(config: IRLS, data: _Data) -> Solution:
     return solve(data)
 
 
+def as_batch(data: Data) -> Batch:
+    """The batch of arguments that have one leading axis each."""
+    family = jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim == 1 else leaf, data.family)
+    return Batch(*data._replace(family=family))
+
+
 def _map_leaves(function: Any, *trees: Any) -> list[Any]:
     return [function(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
 
 
-def _checked(
+def check_arguments(
     X: ArrayLike,
     y: ArrayLike,
     family: Family,
@@ -185,7 +189,7 @@ def _checked(
     penalty: Penalty | None,
     start: ArrayLike | None,
     scale: ArrayLike | None,
-) -> _Data:
+) -> Data:
     """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not."""
     if not isinstance(family, Family):
         hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
@@ -206,14 +210,18 @@ def _checked(
     if X_ is None or y_ is None:
         raise ValueError(f"{'X' if X_ is None else 'y'} is None: give an array")
     if X_.ndim < 2:
-        raise ValueError(f"X has shape {X_.shape}: expected (..., n, p), one row an observation; use X[:, None] for p = 1")
+        raise ValueError(
+            f"X has shape {X_.shape}: expected (..., n, p), one row an observation; use X[:, None] for p = 1"
+        )
     n, p = X_.shape[-2:]
     if n == 0 or p == 0:
         raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
     if y_.ndim < 1 or y_.shape[-1] != n:
         raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
     if n < p and penalty is None:
-        raise ValueError(f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give a penalty")
+        raise ValueError(
+            f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give a penalty"
+        )
     cores = {"offset": (n,), "freq_weights": (n,), "var_weights": (n,), "start": (p,)}
     for name, core in cores.items():
         value = arrays[name]
@@ -232,7 +240,7 @@ def _checked(
         if value is not None and not value.ndim:
             family = dataclasses.replace(family, **{name: value[None]})
     curvature = None if penalty is None else jnp.asarray(penalty.curvature(p), dtype)
-    data = _Data(
+    data = Data(
         cast["X"],
         cast["y"],
         cast["offset"],
@@ -254,7 +262,7 @@ def _checked(
     return data
 
 
-def _named_leaves(data: _Data) -> list[tuple[str, Array, int]]:
+def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:
     paths = [jax.tree_util.keystr(path).strip(".") for path, _ in jax.tree_util.tree_flatten_with_path(data)[0]]
     return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(_core_ranks(data)), strict=True))
 

@@ -24,7 +24,9 @@ from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
 
 RUNNING = -1
-MAX_HALVINGS = 40
+MAX_HALVINGS = 60
+# Enough for nearly every well-posed dataset; what is then unfinished is finished among its own kind.
+FIRST_PASSES = 8
 
 
 class Rows(NamedTuple):
@@ -80,8 +82,44 @@ class Solution(NamedTuple):
 
 
 def solve(problem: Problem, config: IRLS) -> Solution:
-    """All of it for T lanes: start, loop, proof."""
-    return prove(problem, run(problem, start(problem, config), config, config.max_iter), config)
+    """All of it for T lanes: what a well-posed dataset needs, then whatever the others need."""
+    state, solution, open_ = begin(problem, config)
+
+    def more() -> Solution:
+        return finish(problem, state, open_, config)
+
+    return lax.cond(jnp.any(open_), more, lambda: solution)
+
+
+def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
+    """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
+    state = run(problem, start(problem, config), config, min(FIRST_PASSES, config.max_iter))
+    solution, certain = statistics(problem, state, config)
+    return state, solution, (state.code == RUNNING) | ~certain
+
+
+def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
+    """Decide separation for the open lanes, run the others among them to their end, and give all their statistics."""
+    lanes, p = open_.shape[0], problem.design.p
+    if _can_separate(problem):
+        rows = problem.rows
+        shape = (problem.design.n, lanes)
+        present = _weights(rows)
+        keep = jnp.broadcast_to(open_[None], shape)
+        if present is not None:
+            keep = keep & (present > 0)
+        cone = jnp.where(keep, jnp.broadcast_to(row_cones(rows.family, rows.y), shape), ABSENT)
+        found = recession(problem.design.lanes(lanes), cone)
+        overlap, direction = found.decided & ~found.separated, found.direction
+        code = jnp.where(open_ & found.separated, Status.SEPARATED, state.code)
+        state = state._replace(code=code.astype(jnp.int32))
+    else:
+        overlap, direction = jnp.ones(lanes, bool), jnp.zeros((p, lanes), state.beta.dtype)
+    solution, certain = statistics(problem, run(problem, state, config, config.max_iter), config)
+    undecided = (solution.status == Status.CONVERGED) & ~certain & ~overlap
+    status = jnp.where(undecided, Status.MAX_ITERATIONS, solution.status).astype(jnp.int32)
+    separated = status == Status.SEPARATED
+    return solution._replace(status=status, direction=jnp.where(separated, direction, 0.0))
 
 
 def start(problem: Problem, config: IRLS) -> State:
@@ -94,7 +132,7 @@ def start(problem: Problem, config: IRLS) -> State:
         first = jnp.broadcast_to(problem.start, (p, lanes))
         anchor, singular = first, jnp.zeros(lanes, bool)
     else:
-        average = _average(rows, lanes)[None]
+        average = _average(problem)[None]
         first, singular = _least_squares(problem, _around_response, (rows, average))
         if rows.family.guards_domain:
             # The predictor of the average is inside the domain: steps are halved towards it.
@@ -164,7 +202,9 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way.
     unit = jnp.sqrt(dispersion)
     decrement = size / jnp.where(unit > 0, unit, 1.0)
-    ahead = jnp.where(jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement)
+    ahead = jnp.where(
+        jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
+    )
     tol = config.tolerance(dtype)
     floor = 8 * eps * jnp.sqrt(_quadratic(gram, candidate))
     done = (ahead <= tol / 64) | (size <= floor) | ((decrement <= tol) & (decrement > state.decrement / 2))
@@ -187,17 +227,11 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     )
 
 
-def prove(problem: Problem, state: State, config: IRLS) -> Solution:
-    """The statistics at the final β, and a status that is true of it."""
-    solution, certain = statistics(problem, state, config)
-    return solution if certain is None else _separate(problem, solution, ~certain)
+def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, Array]:
+    """One pass at the final β, and the proof.
 
-
-def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, Array | None]:
-    """One pass at the final β.
-
-    Returns the solution and, where the family can be separated, whether the estimate is certain to exist. The
-    certificate is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of x'd (logit, Poisson log), the maximum
+    Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
+    needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of x'd (logit, Poisson log), the maximum
     exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
     """
     design, rows = problem.design, problem.rows
@@ -212,7 +246,7 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     df_resid = nobs - design.p
     scale = _scale(problem, chi2, df_resid)
     if rows.family.has_dispersion:
-        llf = _log_likelihood(problem, beta, scale)
+        llf = _log_likelihood(problem, beta, rows.family.likelihood_scale(scale, deviance, nobs))
 
     factor = linalg.factorize(_plus(gram, problem.curvature))
     size = jnp.sqrt(jnp.square(linalg.forward(factor, score)).sum(0))
@@ -244,31 +278,14 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
         n_iter=state.n_iter,
         status=status,
     )
-    if problem.curvature is not None or row_cones(rows.family, rows.y) is None:
-        return solution, None
-    exists = (status == Status.CONVERGED) & (jnp.square(size) <= smallest / 4)
-    return solution, exists | invalid | deficient
+    if not _can_separate(problem):
+        return solution, jnp.ones_like(invalid)
+    return solution, (jnp.square(size) <= smallest / 4) & (status == Status.CONVERGED) | invalid | deficient
 
 
-def _separate(problem: Problem, solution: Solution, uncertain: Array) -> Solution:
-    """Decide separation for the uncertain lanes; the others pass through."""
-
-    def decide() -> Solution:
-        rows = problem.rows
-        shape = (problem.design.n, uncertain.shape[0])
-        present = _weights(rows)
-        keep = jnp.broadcast_to(uncertain[None], shape)
-        if present is not None:
-            keep = keep & (present > 0)
-        cone = jnp.where(keep, jnp.broadcast_to(row_cones(rows.family, rows.y), shape), ABSENT)
-        found = recession(problem.design.lanes(shape[1]), cone)
-        separated = uncertain & found.separated
-        return solution._replace(
-            status=jnp.where(separated, Status.SEPARATED, solution.status).astype(jnp.int32),
-            direction=jnp.where(separated, found.direction, solution.direction),
-        )
-
-    return lax.cond(jnp.any(uncertain), decide, lambda: solution)
+def _can_separate(problem: Problem) -> bool:
+    """Whether some response of this family and link has no finite estimate; a penalty always has one."""
+    return problem.curvature is None and row_cones(problem.rows.family, problem.rows.y) is not None
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
@@ -304,7 +321,7 @@ def _log_likelihood_row(rows: Rows, eta: Array, scale: Array) -> Array:
 def _log_likelihood(problem: Problem, beta: Array, scale: Array) -> Array:
     rows = problem.rows
     eta = _shift(rows, problem.design.predict(beta))
-    return _log_likelihood_row(rows, eta, scale[None]).sum(0)
+    return problem.design.total((rows, eta, scale[None]), lambda at: _log_likelihood_row(*at), problem.invalid.shape[0])
 
 
 def _scale(problem: Problem, chi2: Array, df_resid: Array) -> Array:
@@ -333,7 +350,7 @@ def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array
 
     total: Sums = design.accumulate(beta, rows, kernel)
     loss, score = total.sums[0], total.score
-    weight = _total_weight(rows, design.n)
+    weight = _total_weight(problem)
     if problem.curvature is not None:
         score = score - problem.curvature * beta
         loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
@@ -381,13 +398,14 @@ def _weigh(rows: Rows, term: Array) -> Array:
     return term if weight is None else jnp.where(weight > 0, weight * term, 0.0)
 
 
-def _total_weight(rows: Rows, n: int) -> Array:
-    weight = _weights(rows)
-    if weight is None:
-        return jnp.full((1,), n, rows.y.dtype)
-    return weight.sum(0)
+def _total_weight(problem: Problem) -> Array:
+    lanes = problem.invalid.shape[0]
+    if _weights(problem.rows) is None:
+        return jnp.full(lanes, problem.design.n, problem.rows.y.dtype)
+    return problem.design.total(problem.rows, _weights, lanes)
 
 
-def _average(rows: Rows, lanes: int) -> Array:
-    total = _weigh(rows, rows.y).sum(0) / _total_weight(rows, rows.y.shape[0])
-    return jnp.broadcast_to(total, (lanes,))
+def _average(problem: Problem) -> Array:
+    """The weighted mean response."""
+    total = problem.design.total(problem.rows, lambda rows: _weigh(rows, rows.y), problem.invalid.shape[0])
+    return total / _total_weight(problem)

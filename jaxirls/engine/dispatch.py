@@ -36,9 +36,7 @@ def fit_batch(batch: Batch, config: IRLS) -> Solution:
     with ThreadPoolExecutor(cores) as pool:
         solutions = list(pool.map(lambda part: jax.block_until_ready(_compiled(part, config)), parts))
     last = batch.size - starts[-2]  # the last chunk reaches back over its neighbour; drop what is there twice
-    return jax.tree.map(
-        lambda *leaves: jnp.concatenate([*leaves[:-1], leaves[-1][2 * chunk - last :]]), *solutions
-    )
+    return jax.tree.map(lambda *leaves: jnp.concatenate([*leaves[:-1], leaves[-1][2 * chunk - last :]]), *solutions)
 
 
 def _slice(leaf: jax.Array, start: int, size: int) -> jax.Array:

@@ -1,8 +1,7 @@
 r"""From a batch to its fits: tile by tile, then once more over the lanes that need more.
 
-First every tile runs for at most ``FIRST_PASSES`` turns, enough for a well-posed dataset. The lanes that are then not
-proven (slow, separated, stuck) are gathered into dense tiles of their own and finished there, so that one straggler does
-not hold up its neighbours.
+First every tile makes the passes that a well-posed dataset needs. The lanes that are then open (slow, separated, stuck)
+are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from jax import Array, lax
 from jaxirls import irls
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Batch, Plan, plan, problem
-
-FIRST_PASSES = 8
+from jaxirls.status import Status
 
 
 def fit_tiles(batch: Batch, config: IRLS) -> irls.Solution:
@@ -45,19 +43,14 @@ def _one_by_one(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
 
 def _two_rounds(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
     size, tile = batch.size, layout.tile
-    first = min(FIRST_PASSES, config.max_iter)
 
-    def begin(part: Batch) -> tuple[irls.Solution, irls.State, Array]:
-        laid = problem(part, layout.design, tile)
-        state = irls.run(laid, irls.start(laid, config), config, first)
-        solution, certain = irls.statistics(laid, state, config)
-        open_ = state.code == irls.RUNNING
-        return solution, state, open_ if certain is None else open_ | ~certain
+    def first_pass(part: Batch) -> tuple[irls.State, irls.Solution, Array]:
+        return irls.begin(problem(part, layout.design, tile), config)
 
     def slice_at(start: Array) -> Batch:
         return batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, tile))
 
-    shapes = jax.eval_shape(begin, slice_at(jnp.int32(0)))
+    shapes = jax.eval_shape(first_pass, slice_at(jnp.int32(0)))
     store = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[:-1]), s.dtype), shapes)
 
     def first_round(i: Array, store):
@@ -66,10 +59,10 @@ def _two_rounds(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
         return jax.tree.map(
             lambda whole, part: lax.dynamic_update_slice_in_dim(whole, jnp.moveaxis(part, -1, 0), start, 0),
             store,
-            begin(slice_at(start)),
+            first_pass(slice_at(start)),
         )
 
-    solution, state, unfinished = lax.fori_loop(0, -(-size // tile), first_round, store)
+    state, solution, unfinished = lax.fori_loop(0, -(-size // tile), first_round, store)
 
     # Unfinished lanes first, in their order; past them, an index out of range marks an empty place.
     count = unfinished.sum(dtype=jnp.int32)
@@ -80,8 +73,9 @@ def _two_rounds(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
         lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
         laid = problem(batch.select(lambda leaf: leaf.at[lanes].get(mode="clip")), layout.design, tile)
         own = jax.tree.map(lambda leaf: jnp.moveaxis(leaf.at[lanes].get(mode="clip"), 0, -1), state)
-        own = own._replace(code=jnp.where(lanes < size, own.code, irls.Status.STALLED).astype(jnp.int32))
-        finished = irls.prove(laid, irls.run(laid, own, config, config.max_iter), config)
+        real = lanes < size
+        own = own._replace(code=jnp.where(real, own.code, Status.STALLED).astype(jnp.int32))
+        finished = irls.finish(laid, own, real, config)
         put = jax.tree.map(
             lambda whole, part: whole.at[lanes].set(jnp.moveaxis(part, -1, 0), mode="drop"), solution, finished
         )

@@ -70,6 +70,10 @@ class Family:
         precision = cast(weight / scale, eta)
         return self.log_saturated(y, precision) - 0.5 * precision * self.unit_deviance(eta, y)
 
+    def likelihood_scale(self, scale: Array, deviance: Array, nobs: Array) -> Array:
+        """The dispersion at which the log-likelihood of a fit is reported."""
+        return scale
+
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         """(y-μ)/√V(μ)."""
         mu = self.mean(eta)

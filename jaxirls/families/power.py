@@ -44,6 +44,10 @@ class Gaussian(Family):
     def log_saturated(self, y: Array, precision: Array) -> Array:
         return 0.5 * (jnp.log(precision) - LOG_2PI)
 
+    def likelihood_scale(self, scale: Array, deviance: Array, nobs: Array) -> Array:
+        # With the identity link the variance is profiled out, as in statsmodels and R.
+        return deviance / nobs if isinstance(self.link, Identity) else scale
+
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         return y - self.link.inverse(eta)
 
