@@ -159,11 +159,8 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
         new_top = lax.stop_gradient(jnp.maximum(top, value))
         return new_top, total * jnp.exp(top - new_top) + jnp.exp(value - new_top)
 
-    # The central term starts the sum, so that the running maximum is finite throughout.
-    start = term(jnp.asarray(0))
-    top = lax.stop_gradient(start)
-    carry = lax.fori_loop(_WINDOW[0], 0, add, (top, jnp.exp(start - top)))
-    top, total = lax.fori_loop(1, _WINDOW[1], add, carry)
+    lowest = jnp.full_like(y, jnp.finfo(y.dtype).min)
+    top, total = lax.fori_loop(*_WINDOW, add, (lowest, jnp.zeros_like(y)))
     return top + jnp.log(total) + jnp.log(step) - jnp.log(y)
 
 

@@ -132,7 +132,7 @@ def responses(model):
         return np.array([0.01, 1.3, 40.0])
     if isinstance(model, families.Tweedie) and model.power > 1:
         return np.array([0.0, 0.4, 25.0])
-    return np.array([0.0, 1.0, 23.0])
+    return np.array([0.0, 2.0, 23.0])
 
 
 def variance(model, mu, rest):
