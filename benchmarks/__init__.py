@@ -1,0 +1,1 @@
+"""Benchmarks of jaxirls against what its users would otherwise run; see ``python -m benchmarks --help``."""

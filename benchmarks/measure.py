@@ -1,0 +1,82 @@
+"""Timing: peers take turns, so that what else the machine does falls on all of them; ratios are taken turn by turn."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.cases import Data
+from benchmarks.peers import PEERS, Fits
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one peer in one case."""
+
+    case: str
+    n: int
+    p: int
+    batch: int
+    dtype: str
+    peer: str
+    count: int  # datasets a call
+    compile_seconds: float  # what the first call took beyond the median of the rest
+    seconds: list[float]  # of each turn
+    core_seconds: list[float]
+    error: float  # largest |difference| of a coefficient from the reference
+    compared: int  # datasets behind it
+    lost: int  # of these, without finite coefficients
+
+    @property
+    def rate(self) -> float:
+        """Fits a second."""
+        return self.count / statistics.median(self.seconds)
+
+    @property
+    def core_rate(self) -> float:
+        """Fits a second of processor time."""
+        return self.count / statistics.median(self.core_seconds)
+
+    def over(self, other: Record) -> float:
+        """How many times as fast as ``other``: the median of the ratios within a turn."""
+        pairs = zip(self.seconds, other.seconds, strict=False)
+        return statistics.median((theirs / other.count) / (own / self.count) for own, theirs in pairs)
+
+
+def measure(data: Data, names: list[str], rounds: int, budget: float) -> list[Record]:
+    """Run the peers in turns; one that has used up ``budget`` seconds rests for the remaining turns."""
+    runs = {name: PEERS[name].prepare(data) for name in names}
+    firsts = {name: run.fits() for name, run in runs.items()}
+    turns: dict[str, list[Fits]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            if sum(turn.seconds for turn in turns[name]) <= budget:
+                turns[name].append(run.fits())
+    return [_record(data, name, runs[name].count, firsts[name], turns[name]) for name in names]
+
+
+def _record(data: Data, name: str, count: int, first: Fits, turns: list[Fits]) -> Record:
+    seconds = [turn.seconds for turn in turns]
+    reference = data.reference[:count]
+    params = turns[-1].params[: len(reference)]
+    known = ~np.isnan(reference).any(1)
+    finite = np.isfinite(params).all(1)
+    differences = np.abs(params - reference)[known & finite]
+    case = data.case
+    return Record(
+        case=case.name,
+        n=case.n,
+        p=case.p,
+        batch=case.batch,
+        dtype=np.dtype(data.dtype).name,
+        peer=name,
+        count=count,
+        compile_seconds=max(0.0, first.seconds - statistics.median(seconds)),
+        seconds=seconds,
+        core_seconds=[turn.core_seconds for turn in turns],
+        error=float(differences.max(initial=0.0)),
+        compared=int(known.sum()),
+        lost=int((known & ~finite).sum()),
+    )

@@ -1,0 +1,54 @@
+"""``logit.cpp`` compiled on the spot, for one number of columns and one precision, and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SPEED = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp"]
+FLAGS = ["-std=c++17", "-shared", "-fPIC", *SPEED]
+REGISTER = 64  # bytes
+
+
+@functools.cache
+def _library(p: int, dtype: np.dtype) -> ctypes.CDLL:
+    real = {"float32": "float", "float64": "double"}[dtype.name]
+    with tempfile.TemporaryDirectory() as folder:
+        target = str(Path(folder) / "logit.so")
+        source = str(Path(__file__).with_name("logit.cpp"))
+        subprocess.run(["g++", *FLAGS, f"-DCOLUMNS={p}", f"-DREAL={real}", source, "-o", target], check=True)
+        return ctypes.CDLL(target)
+
+
+def tiles(batch: np.ndarray) -> np.ndarray:
+    """``(B, ...)`` as ``(tiles, ..., L)``, L datasets to a SIMD register; the last one is repeated to fill a tile."""
+    lanes = REGISTER // batch.itemsize
+    padded = np.pad(batch, [(0, -len(batch) % lanes)] + [(0, 0)] * (batch.ndim - 1), mode="edge")
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(-1, lanes, *batch.shape[1:]), 1, -1))
+
+
+def fit_lanes(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, batch: int) -> np.ndarray:
+    """Coefficients ``(B, p)`` of datasets in tiles; an ``x`` of two axes is shared by all."""
+    shared = x.ndim == 2
+    p, (count, n, lanes) = x.shape[1 if shared else 2], y.shape
+    out = np.empty((count, p, lanes), x.dtype)
+    _library(p, x.dtype).fit_lanes(*map(_pointer, (x, y, weights, out)), n, ctypes.c_long(count), int(shared))
+    return np.moveaxis(out, 1, -1).reshape(-1, p)[:batch]
+
+
+def fit_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients ``(B, p)`` of datasets ``(B, n, p)``."""
+    batch, n, p = x.shape
+    out = np.empty((batch, p), x.dtype)
+    _library(p, x.dtype).fit_rows(*map(_pointer, (x, y, out)), n, ctypes.c_long(batch))
+    return out
+
+
+def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
+    assert array is None or array.flags.c_contiguous
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)

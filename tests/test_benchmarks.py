@@ -1,0 +1,32 @@
+"""The benchmarks run, and every peer that this machine has gets the right answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.__main__ import main
+from benchmarks.cases import CASES, Data
+from benchmarks.peers import PEERS
+
+
+def test_every_available_peer_has_a_row_and_the_right_answer(tmp_path, capsys):
+    results = tmp_path / "results.json"
+    arguments = ["--quick", "--cases", "n20-p2", "--dtypes", "float64", "--batch", "16", "--turns", "1"]
+    records = main([*arguments, "--out", str(results)])
+
+    data = Data(CASES["n20-p2"], np.dtype("float64"))
+    expected = {name for name, peer in PEERS.items() if peer.applies(data) and peer.available()}
+    assert {record.peer for record in records} == expected
+    for record in records:
+        assert record.compared > 0, record.peer
+        assert record.lost == 0, record.peer
+        assert record.error < 1e-8, record.peer
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in expected)
+
+    about, again = report.load(results)
+    assert again == records
+    assert about["versions"]["jax"]
+    main(["--table", str(results)])
+    assert report.table(records) in capsys.readouterr().out
