@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxirls.config import IRLS
 from jaxirls.engine import fit_batch
 from jaxirls.engine.batch import Batch
 from jaxirls.families import Family
+from jaxirls.implicit import Data, core_ranks, tangents
 from jaxirls.irls import Solution
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
@@ -106,37 +108,13 @@ def fit(
     )
 
 
-class Data(NamedTuple):
-    """The arguments of a fit, each with its own leading axes, all of one dtype."""
-
-    X: Array
-    y: Array
-    offset: Array | None
-    freq_weights: Array | None
-    var_weights: Array | None
-    family: Family
-    curvature: Array | None
-    start: Array | None
-    scale: Array | None
-
-
-def _core_ranks(data: Data) -> Data:
-    """The number of trailing axes of each leaf that are not batch axes."""
-    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "curvature": 1, "start": 1, "scale": 0}
-    ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
-    rows = data.family.row_parameters
-    family = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
-    )
-    return Data(**{name: None for name in Data._fields if name != "family"}, family=family)._replace(**ranks)
-
-
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solve(config: IRLS, data: Data) -> Solution:
     """Broadcast the leading axes to one batch axis, fit, and restore them; ``vmap`` adds one more leading axis."""
 
     @custom_vmap
     def solve(data: Data) -> Solution:
-        ranks = _core_ranks(data)
+        ranks = core_ranks(data)
         lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
         size = int(np.prod(lead))
 
@@ -151,7 +129,7 @@ def _solve(config: IRLS, data: Data) -> Solution:
 
     @solve.def_vmap
     def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Solution, Solution]:
-        ranks = _core_ranks(data)
+        ranks = core_ranks(data)
         deepest = max(
             leaf.ndim - rank - mapped
             for leaf, rank, mapped in zip(*map(jax.tree.leaves, (data, ranks, in_batched[0])), strict=True)
@@ -167,6 +145,12 @@ def _solve(config: IRLS, data: Data) -> Solution:
         return solution, jax.tree.map(lambda _: True, solution)
 
     return solve(data)
+
+
+@_solve.defjvp
+def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Solution, Solution]:
+    solution = _solve(config, *primals)
+    return solution, tangents(solution, *primals, *moved)
 
 
 def as_batch(data: Data) -> Batch:
@@ -264,7 +248,7 @@ def check_arguments(
 
 def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:
     paths = [jax.tree_util.keystr(path).strip(".") for path, _ in jax.tree_util.tree_flatten_with_path(data)[0]]
-    return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(_core_ranks(data)), strict=True))
+    return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(core_ranks(data)), strict=True))
 
 
 def _numeric(name: str, value: ArrayLike) -> Array:

@@ -106,3 +106,9 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
     start = (a, jnp.zeros_like(a), jnp.full_like(a[0, 0], jnp.inf))
     _, lower, pivot = lax.fori_loop(0, p, column, start)
     return lower, pivot
+
+
+def plus_diagonal(matrix: Array, diagonal: Array) -> Array:
+    """``matrix (..., p, p)``, batch axes in front, with ``diagonal (..., p)`` added to its diagonal."""
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return matrix + diagonal[..., None] * identity.reshape((1,) * (diagonal.ndim - 1) + identity.shape)

@@ -13,6 +13,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
 from jaxirls.families import Family
+from jaxirls.linalg import plus_diagonal
 from jaxirls.status import Status
 from jaxirls.tables import summary_of_batch, summary_of_one
 
@@ -114,8 +115,7 @@ class Fit:
         """Information plus the penalty's second derivative at unit dispersion, ``(..., p, p)``."""
         if self.penalty_curvature is None:
             return self.information
-        p = self.params.shape[-1]
-        return self.information + self.penalty_curvature[..., None] * jnp.eye(p, dtype=self.params.dtype)
+        return plus_diagonal(self.information, self.penalty_curvature)
 
     @property
     def condition_number(self) -> Array:
