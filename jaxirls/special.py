@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import gammaln
@@ -129,6 +130,7 @@ _WINDOW = (-40, 49)
 _DEVIATION = 5.3
 
 
+@jax.jit
 def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
     r"""log density at saturation (μ = y > 0) of the Tweedie law with 1 < p < 2, a Poisson sum of gammas.
 

@@ -96,10 +96,9 @@ _POWERS = (links.Log(), links.Identity(), links.Sqrt(), links.InversePower(), li
 MODELS = [
     *(families.Gaussian(link) for link in (links.Identity(), links.Log(), links.InversePower())),
     *(
-        families.Binomial(trials, link)
-        for trials in (1, 7)
-        for link in (*LINKS[:8],)  # logit, probit, cloglog, loglog, cauchy, log, logc, identity
-    ),
+        families.Binomial(link=link) for link in LINKS[:8]
+    ),  # logit, probit, cloglog, loglog, cauchy, log, logc, identity
+    *(families.Binomial(7, link) for link in (links.Logit(), links.CLogLog())),
     *(families.Poisson(link) for link in (links.Log(), links.Identity(), links.Sqrt())),
     *(families.Gamma(link) for link in _POSITIVE),
     *(families.InverseGaussian(link) for link in (*_POSITIVE, links.InverseSquared())),
@@ -125,7 +124,7 @@ def responses(model):
     if isinstance(model, families.Binomial):
         return np.array([0.0, 0.3, 1.0]) if model.trials is None else np.array([0.0, 2.0, 7.0])
     if isinstance(model, families.Gaussian):
-        return np.array([-2.5, 0.0, 4.0])
+        return np.array([-2.5, 1.5, 4.0])
     if isinstance(model, families.Gamma | families.InverseGaussian):
         return np.array([0.01, 1.3, 40.0])
     if isinstance(model, families.Tweedie) and model.power >= 2:
