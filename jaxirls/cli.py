@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxirls", description="Generalized linear models by IRLS in JAX, in batches.")
+    parser = argparse.ArgumentParser(
+        prog="jaxirls", description="Generalized linear models by IRLS in JAX, in batches."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     study = commands.add_parser(
         "study",

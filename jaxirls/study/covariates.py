@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxirls.study.schema import FLAG, NUMBER, POSITIVE, PROBABILITY, ScenarioError, check, option
+from jaxirls.study.schema import FLAG, NUMBER, POSITIVE, PROBABILITY, ScenarioError, check, must
 
 __all__ = ["KINDS", "Bernoulli", "Covariates", "Normal", "Uniform"]
 
@@ -26,8 +26,8 @@ class Covariates:
 
     kind: ClassVar[str]
 
-    intercept: bool = option(FLAG, False)
-    redraw: bool = option(FLAG, True)
+    intercept: bool = field(default=False, metadata=must(FLAG))
+    redraw: bool = field(default=True, metadata=must(FLAG))
 
     def __post_init__(self) -> None:
         check(self)
@@ -49,8 +49,8 @@ class Normal(Covariates):
 
     kind = "normal"
 
-    mean: float = option(NUMBER, 0.0)
-    scale: float = option(POSITIVE, 1.0)
+    mean: float = field(default=0.0, metadata=must(NUMBER))
+    scale: float = field(default=1.0, metadata=must(POSITIVE))
 
     def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return self.mean + self.scale * jax.random.normal(key, shape, dtype)
@@ -62,8 +62,8 @@ class Uniform(Covariates):
 
     kind = "uniform"
 
-    low: float = option(NUMBER, 0.0)
-    high: float = option(NUMBER, 1.0)
+    low: float = field(default=0.0, metadata=must(NUMBER))
+    high: float = field(default=1.0, metadata=must(NUMBER))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +80,7 @@ class Bernoulli(Covariates):
 
     kind = "bernoulli"
 
-    probability: float = option(PROBABILITY, 0.5)
+    probability: float = field(default=0.5, metadata=must(PROBABILITY))
 
     def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return (jax.random.uniform(key, shape, dtype) < self.probability).astype(dtype)

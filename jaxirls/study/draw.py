@@ -1,10 +1,13 @@
 r"""Data generation on the device: the datasets of any replicates, laid out for the fit.
 
-Replicate i draws from the key ``fold_in(key(seed), i)`` and from nothing else, so that it is the same dataset in whatever
-tile, chunk or order it is drawn. A tile comes out with its replicates last, as the lanes of the fit want them.
+The seed's key is split in two, one for X and one for y. Replicate i draws from i folded into each and from nothing
+else, so that it is the same dataset in whatever tile, chunk or order it is drawn. A tile comes out with its replicates
+last, as the lanes of the fit want them.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from jaxirls.families import Family
 from jaxirls.irls import Problem, Rows
 from jaxirls.study.scenario import Scenario
 
-__all__ = ["datasets", "draw", "layout", "root_key"]
+__all__ = ["datasets", "draw", "layout", "root_keys"]
 
 # Counts are drawn in int32.
 LARGEST_COUNT_MEAN = 2.0**30
@@ -32,29 +35,29 @@ def layout(scenario: Scenario) -> Plan:
     return plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
 
 
-def root_key(scenario: Scenario) -> Array:
-    """The key that every replicate's key is folded from."""
-    return jax.random.key(np.uint32(scenario.seed), impl="threefry2x32")
+def root_keys(scenario: Scenario) -> Array:
+    """The two keys, for X and for y, that every replicate's keys are folded from."""
+    return jax.random.split(jax.random.key(np.uint32(scenario.seed), impl="threefry2x32"))
 
 
-def draw(scenario: Scenario, design: type[Design], key: Array, index: Array) -> Problem:
+def draw(scenario: Scenario, design: type[Design], roots: Array, index: Array) -> Problem:
     """The datasets of T replicates, unweighted.
 
     Args:
       scenario: the law of the data.
       design: the layout of X.
-      key: the root key.
+      roots: the two root keys, ``(2,)``.
       index: replicate numbers, unsigned, ``(T,)``.
 
     Returns:
-      Their ``Problem``. A replicate whose mean leaves the family's range, or is too large to draw from, is marked invalid.
+      Their ``Problem``. A replicate with a mean outside the family's range, or too large to draw, is invalid.
     """
     family, dtype = scenario.family, jnp.dtype(scenario.dtype)
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
-    X = _design(scenario, design, key, keys[:, 0])
+    design_keys, response_keys = jax.vmap(lambda root: jax.vmap(lambda i: jax.random.fold_in(root, i))(index))(roots)
+    X = _design(scenario, design, roots[0], design_keys)
     truth = jnp.asarray(scenario.coefficients, dtype)[:, None]
     eta = X.predict(jnp.broadcast_to(truth, (scenario.p, index.shape[0])))
-    y = _responses(scenario, keys[:, 1], eta)
+    y = _responses(scenario, response_keys, eta)
     # No clipping in silence: a mean that cannot be drawn from leaves NaN in its row.
     valid = jnp.isfinite(y).all(0)
     shaped = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype).reshape(1, 1), family)
@@ -82,28 +85,28 @@ def datasets(scenario: Scenario, index: ArrayLike) -> tuple[np.ndarray, np.ndarr
       ((2, 4, 1), (2, 4))
     """
     numbers = np.atleast_1d(np.asarray(index))
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():
+    if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():
         raise ValueError(f"index must hold replicate numbers from 0, got {index!r}")
+    padded = np.pad(numbers, (0, (1 << max(len(numbers) - 1, 0).bit_length()) - len(numbers)), mode="edge")
     with jax.enable_x64(scenario.dtype == "float64"):
-        form = layout(scenario).design
-
-        @jax.jit
-        def transposed(key: Array, index: Array) -> tuple[Array, Array]:
-            problem = draw(scenario, form, key, index)
-            return jnp.moveaxis(problem.design.lanes(index.shape[0]), -1, 0), problem.rows.y.T
-
-        X, y = transposed(root_key(scenario), numbers.astype(np.uint32))
-        return np.asarray(X), np.asarray(y)
+        X, y = _batch_first(scenario.law, root_keys(scenario), padded.astype(np.uint32))
+        return np.asarray(X)[: len(numbers)], np.asarray(y)[: len(numbers)]
 
 
-def _design(scenario: Scenario, design: type[Design], key: Array, keys: Array) -> Design:
+@partial(jax.jit, static_argnums=0)
+def _batch_first(law: Scenario, roots: Array, index: Array) -> tuple[Array, Array]:
+    problem = draw(law, layout(law).design, roots, index)
+    return jnp.moveaxis(problem.design.lanes(index.shape[0]), -1, 0), problem.rows.y.T
+
+
+def _design(scenario: Scenario, design: type[Design], root: Array, keys: Array) -> Design:
     n, p, dtype = scenario.n, scenario.p, jnp.dtype(scenario.dtype)
 
     def one(key: Array) -> Array:
         return scenario.design.draw(key, n, p, dtype)
 
     # Replicates are below 2³¹: the last number of 32 bits is free for what all of them share.
-    shared = jax.random.fold_in(key, np.uint32(2**32 - 1))
+    shared = jax.random.fold_in(root, np.uint32(2**32 - 1))
     if design is Shared:
         return Shared(one(shared))
     many = jax.vmap(one, out_axes=0 if design is Dense else -1)

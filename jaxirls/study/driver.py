@@ -1,8 +1,8 @@
 r"""The driver: chunks of replicates over the machine's cores, each one compiled call that draws, fits and returns O(p).
 
-A chunk goes tile by tile: draw T datasets, batch last, and give them the few passes that a well-posed dataset needs. The
-replicates that are then not proven (slow, separated, stuck) are gathered into tiles of their own, drawn again from their
-numbers, which is cheaper than to have kept them, and finished there.
+A chunk goes tile by tile: draw T datasets, batch last, and give them the few passes that a well-posed dataset needs.
+The replicates that are not done by then (slow, separated, stuck) queue up for tiles of their own, drawn again from
+their numbers, which is cheaper than to have kept them, and fitted to the end. So no straggler holds up its neighbours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +22,7 @@ from jax import Array, lax
 from jaxirls import irls, linalg
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
-from jaxirls.engine.tiles import FIRST_PASSES
-from jaxirls.status import Status
-from jaxirls.study.draw import draw, layout, root_key
+from jaxirls.study.draw import draw, layout, root_keys
 from jaxirls.study.measures import Tally, tally
 from jaxirls.study.result import Replicates, StudyResult, Timing
 from jaxirls.study.scenario import Scenario
@@ -52,13 +51,14 @@ def run(
       scenario: what to draw.
       config: options of the fits.
       keep: whether the result also holds the estimates, standard errors and statuses of all replicates.
-      progress: called with the number of replicates newly done, in order, from the calling thread.
+      progress: called in this thread, with 0 when all is compiled and then with the number of replicates newly done.
 
     Example:
       >>> import jaxirls as ji
       >>> from jaxirls import study
+      >>> design = study.Normal(intercept=True)
       >>> scenario = study.Scenario(
-      ...     n=50, coefficients=[1.0, 0.5], design=study.Normal(intercept=True), family=ji.Poisson(), replicates=512, seed=3
+      ...     n=50, coefficients=[1.0, 0.5], design=design, family=ji.Poisson(), replicates=99, seed=3
       ... )
       >>> result = study.run(scenario)
       >>> abs(result["bias", "x1"].estimate) < 4 * result["bias", "x1"].mcse
@@ -66,33 +66,33 @@ def run(
     """
     form = layout(scenario)
     cores = _cores()
-    tiles = _tiles(scenario, form.tile, cores)
-    chunk = tiles * form.tile
+    chunk = _chunk(scenario, form.tile, cores)
     starts = range(0, scenario.replicates, chunk)
-    key = root_key(scenario)
+    roots = root_keys(scenario)
 
     before = time.perf_counter()
     with jax.enable_x64(scenario.dtype == "float64"):
-        call = _compiled(scenario, form, tiles, config, key)
+        call = _compiled(scenario.law, form, chunk, config)
     compiled = time.perf_counter()
+    if progress is not None:
+        progress(0)
 
     def fit(start: int) -> Outcome:
-        count = min(tiles, -(-(scenario.replicates - start) // form.tile))
+        count = min(chunk, scenario.replicates - start)
         with jax.enable_x64(scenario.dtype == "float64"):
-            return jax.device_get(call(key, np.uint32(start), np.int32(count)))
+            outcome = jax.device_get(call(roots, np.uint32(start), np.int32(count)))
+        return Outcome(*(leaf[:count] for leaf in outcome))
 
     truth = np.asarray(scenario.coefficients)
     total: Tally | None = None
     kept: list[Outcome] = []
-    for start, outcome in zip(starts, _in_order(fit, starts, cores), strict=True):
-        size = min(chunk, scenario.replicates - start)
-        flat = Outcome(*(_replicates_first(leaf)[:size] for leaf in outcome))
-        part = tally(*flat, truth, scenario.level, form.tile)
+    for outcome in _in_order(fit, starts, cores):
+        part = tally(*outcome, truth, scenario.level, form.tile)
         total = part if total is None else total.merge(part)
         if keep:
-            kept.append(flat)
+            kept.append(outcome)
         if progress is not None:
-            progress(size)
+            progress(len(outcome.status))
     assert total is not None
     timing = Timing(compile_seconds=compiled - before, run_seconds=time.perf_counter() - compiled)
     replicates = Replicates(*map(np.concatenate, zip(*kept, strict=True))) if keep else None
@@ -102,68 +102,71 @@ def run(
 class Outcome(NamedTuple):
     """What a study keeps of a fit."""
 
-    estimates: Any  # (..., p, T) on the device, (B, p) on the host
+    estimates: Any  # (p, T) of a tile, (B, p) of a chunk
     standard_errors: Any
     status: Any
 
 
-def _compiled(scenario: Scenario, form: Plan, tiles: int, config: IRLS, key: Array) -> Callable[..., Outcome]:
-    def chunk(key: Array, first: Array, count: Array) -> Outcome:
-        return _fit_chunk(scenario, form, tiles, config, key, first, count)
+@lru_cache(maxsize=32)
+def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> Callable[..., Outcome]:
+    """The program of a chunk, which another study of the same law, chunk and options has no need to compile again."""
 
-    return jax.jit(chunk).lower(key, np.uint32(0), np.int32(tiles)).compile()
+    def chunk(roots: Array, first: Array, count: Array) -> Outcome:
+        return _fit_chunk(law, form, size, config, roots, first, count)
+
+    return jax.jit(chunk).lower(root_keys(law), np.uint32(0), np.int32(size)).compile()
+
+
+class _Progress(NamedTuple):
+    """What the loop over the tiles of a chunk carries. Lanes are numbered from the chunk's first replicate."""
+
+    drawn: Array  # lanes whose first fit is made
+    queue: Array  # lanes to be fitted to the end, then numbers out of range, (size + T,)
+    head: Array  # how many of the queue are done
+    tail: Array  # how many the queue holds
+    outcome: Outcome
 
 
 def _fit_chunk(
-    scenario: Scenario, form: Plan, tiles: int, config: IRLS, key: Array, first: Array, count: Array
+    scenario: Scenario, form: Plan, size: int, config: IRLS, roots: Array, first: Array, count: Array
 ) -> Outcome:
-    """Fit ``count`` tiles of replicates from number ``first`` on; leaves ``(tiles, ..., T)``."""
-    tile, size = form.tile, tiles * form.tile
+    """Fit the replicates from number ``first`` on, ``count`` of the ``size`` that there is room for.
 
-    def load(lanes: Array) -> irls.Problem:
-        return draw(scenario, form.design, key, first + lanes.astype(jnp.uint32))
+    One loop, whose body draws either the next tile of replicates and makes the first passes, or a tile from the queue
+    and fits it to the end.
+    """
+    tile = form.tile
 
-    def begin(i: Array) -> tuple[Outcome, irls.State, Array]:
-        problem = load(i * tile + jnp.arange(tile, dtype=jnp.int32))
-        state = irls.run(problem, irls.start(problem, config), config, min(FIRST_PASSES, config.max_iter))
-        solution, certain = irls.statistics(problem, state, config)
-        unfinished = state.code == irls.RUNNING
-        return _outcome(solution), state, unfinished if certain is None else unfinished | ~certain
+    def body(carry: _Progress) -> _Progress:
+        fresh = carry.drawn < count
+        queued = lax.dynamic_slice_in_dim(carry.queue, carry.head, tile)
+        lanes = jnp.where(fresh, carry.drawn + jnp.arange(tile, dtype=jnp.int32), queued)
+        problem = draw(scenario, form.design, roots, first + lanes.astype(jnp.uint32))
+        problem = problem._replace(invalid=problem.invalid | (lanes >= count))  # an empty place keeps nobody waiting
+        state, solution, open_ = irls.begin(problem, config)
+        solution = lax.cond(fresh, lambda: solution, lambda: irls.finish(problem, state, open_, config))
+        outcome = _outcome(solution)
+        open_ = open_ & fresh
+        place = jnp.where(open_, carry.tail + jnp.cumsum(open_, dtype=jnp.int32) - 1, size + tile)
+        return _Progress(
+            drawn=jnp.where(fresh, carry.drawn + tile, carry.drawn),
+            queue=carry.queue.at[place].set(lanes, mode="drop"),
+            head=jnp.where(fresh, carry.head, carry.head + tile),
+            tail=carry.tail + open_.sum(dtype=jnp.int32),
+            outcome=jax.tree.map(lambda whole, part: whole.at[lanes].set(part.T, mode="drop"), carry.outcome, outcome),
+        )
 
-    def first_round(i: Array, store: Any) -> Any:
-        return jax.tree.map(lambda whole, part: lax.dynamic_update_index_in_dim(whole, part, i, 0), store, begin(i))
-
-    shapes = jax.eval_shape(begin, jnp.int32(0))
-    store = jax.tree.map(lambda s: jnp.zeros((tiles, *s.shape), s.dtype), shapes)
-    outcome, state, open_ = lax.fori_loop(jnp.int32(0), count, first_round, store)
-
-    # The unfinished lanes in their order; past them, a number out of range marks an empty place.
-    order = jnp.nonzero(open_.reshape(-1), size=size + tile, fill_value=size)[0].astype(jnp.int32)
-    remaining = open_.sum(dtype=jnp.int32)
-
-    def second_round(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
-        i, outcome = carry
-        lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
-        own = jax.tree.map(lambda leaf: _gather(leaf, jnp.minimum(lanes, size - 1)), state)
-        own = own._replace(code=jnp.where(lanes < size, own.code, Status.STALLED).astype(jnp.int32))
-        problem = load(lanes)
-        finished = _outcome(irls.prove(problem, irls.run(problem, own, config, config.max_iter), config))
-        return i + 1, jax.tree.map(lambda whole, part: _scatter(whole, lanes, part), outcome, finished)
-
-    _, outcome = lax.while_loop(lambda carry: carry[0] * tile < remaining, second_round, (jnp.int32(0), outcome))
-    return outcome
-
-
-def _gather(leaf: Array, lanes: Array) -> Array:
-    """Lanes of a leaf ``(tiles, ..., T)``, last."""
-    tile = leaf.shape[-1]
-    return jnp.moveaxis(leaf[lanes // tile, ..., lanes % tile], 0, -1)
-
-
-def _scatter(leaf: Array, lanes: Array, values: Array) -> Array:
-    """Put ``values (..., T)`` where ``_gather`` takes them from; lanes out of range are dropped."""
-    tile = leaf.shape[-1]
-    return leaf.at[lanes // tile, ..., lanes % tile].set(jnp.moveaxis(values, -1, 0), mode="drop")
+    dtype = jnp.dtype(scenario.dtype)
+    start = _Progress(
+        drawn=jnp.int32(0),
+        queue=jnp.full(size + tile, size, jnp.int32),
+        head=jnp.int32(0),
+        tail=jnp.int32(0),
+        outcome=Outcome(
+            jnp.zeros((size, scenario.p), dtype), jnp.zeros((size, scenario.p), dtype), jnp.zeros(size, jnp.int32)
+        ),
+    )
+    return lax.while_loop(lambda carry: (carry.drawn < count) | (carry.head < carry.tail), body, start).outcome
 
 
 def _outcome(solution: irls.Solution) -> Outcome:
@@ -175,12 +178,6 @@ def _outcome(solution: irls.Solution) -> Outcome:
     return Outcome(solution.params, jnp.sqrt(solution.scale[None] * squares), solution.status)
 
 
-def _replicates_first(leaf: np.ndarray) -> np.ndarray:
-    """From ``(tiles, ..., T)`` to ``(tiles·T, ...)``."""
-    last = np.moveaxis(leaf, -1, 1)
-    return last.reshape(-1, *last.shape[2:])
-
-
 def _in_order(fit: Callable[[int], Outcome], starts: range, workers: int) -> Iterator[Outcome]:
     """The chunks in their order. XLA runs each on one core of a CPU: as many threads run as many at a time."""
     pool = ThreadPoolExecutor(workers)
@@ -190,13 +187,12 @@ def _in_order(fit: Callable[[int], Outcome], starts: range, workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _tiles(scenario: Scenario, tile: int, cores: int) -> int:
-    """Tiles a chunk: what the scenario asks for, rounded up, or an even share of the work."""
-    needed = -(-scenario.replicates // tile)
+def _chunk(scenario: Scenario, tile: int, cores: int) -> int:
+    """Replicates a chunk, in whole tiles: what the scenario asks for, rounded up, or an even share of the work."""
     if scenario.chunk is not None:
-        return min(needed, -(-scenario.chunk // tile))
-    share = -(-needed // (CHUNKS_PER_CORE * cores))
-    return min(needed, max(FEWEST_TILES, min(MOST_TILES, share)))
+        return -(-scenario.chunk // tile) * tile
+    share = -(-scenario.replicates // (CHUNKS_PER_CORE * cores * tile))
+    return max(FEWEST_TILES, min(MOST_TILES, share)) * tile
 
 
 def _cores() -> int:

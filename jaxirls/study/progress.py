@@ -11,7 +11,7 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(total: int, shown: bool | None = None) -> Iterator[Callable[[int], object] | None]:
-    """A function to call with the number of fits newly done, or None where no bar is shown.
+    """A function to call with 0 when compilation is over and then with the number of fits newly done; None: no bar.
 
     Args:
       total: fits in all.
@@ -26,8 +26,16 @@ def progress_bar(total: int, shown: bool | None = None) -> Iterator[Callable[[in
         yield _count(total)
         print(file=sys.stderr)
         return
-    with tqdm(total=total, unit="fit", unit_scale=True, dynamic_ncols=True, file=sys.stderr) as bar:
-        yield bar.update
+    with tqdm(total=total, desc="compiling", unit="fit", unit_scale=True, dynamic_ncols=True, file=sys.stderr) as bar:
+
+        def update(new: int) -> None:
+            if new:
+                bar.update(new)
+            else:
+                bar.reset()
+                bar.set_description("fitting")
+
+        yield update
 
 
 def _count(total: int) -> Callable[[int], None]:

@@ -165,15 +165,16 @@ class StudyResult:
         design = f"{s.design.kind} design" + (" with intercept" if s.design.intercept else "")
         drawn = "redrawn each replicate" if s.design.redraw else "the same in every replicate"
         return [
-            f"{s.replicates:,} replicates of n = {s.n}, p = {s.p}: {s.family_name} family, {s.link_name} link, {s.dtype}, "
-            f"seed {s.seed}",
-            f"{design}, {drawn}",
+            f"{s.replicates:,} replicates of n = {s.n}, p = {s.p}, {s.dtype}, seed {s.seed}",
+            f"{s.family_name} family, {s.link_name} link; {design}, {drawn}",
             "Monte Carlo standard errors in parentheses.",
         ]
 
     def _statuses(self) -> list[str]:
         shown = [rate for rate in self.rates if rate.count or rate.status in ALWAYS_SHOWN]
-        cells = [(r.status.name.lower().replace("_", " "), f"{r.count:,}", _with_mcse(r.estimate, r.mcse)) for r in shown]
+        cells = [
+            (r.status.name.lower().replace("_", " "), f"{r.count:,}", _with_mcse(r.estimate, r.mcse)) for r in shown
+        ]
         lines = [f"{'status':<18}{'fits':>14}{'rate':>22}", "-" * 54]
         return lines + [f"{name:<18}{count:>14}{rate:>22}" for name, count, rate in cells]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from jaxirls.study.schema import (
     ScenarioError,
     build,
     check,
+    must,
     number,
     one_of,
-    option,
     reject_unknown,
     require,
     whole,
@@ -34,13 +34,24 @@ __all__ = ["FAMILIES", "LINKS", "Scenario"]
 FAMILIES: dict[str, type[Family]] = {
     family.__name__.lower(): family for family in (Binomial, Gamma, Gaussian, InverseGaussian, Poisson)
 }
-LINKS: dict[str, type[Link]] = {
-    name.lower(): link for name, link in ALL_LINKS.items() if not dataclasses.fields(link)
-}
+LINKS: dict[str, type[Link]] = {name.lower(): link for name, link in ALL_LINKS.items() if not dataclasses.fields(link)}
 
 
-def _drawable(family: Any) -> bool:
-    return isinstance(family, tuple(FAMILIES.values())) and getattr(family, "trials", None) is None
+def _numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(number, value))
+
+
+def _drawable(value: Any) -> bool:
+    return isinstance(value, tuple(FAMILIES.values())) and getattr(value, "trials", None) is None
+
+
+COUNT = Rule("a whole number of at least 1", lambda value: whole(value, 1))
+NUMBERS = Rule("a list of finite numbers, at least one", _numbers)
+DESIGN = Rule(f"a table with kind {one_of(KINDS).allowed}", lambda value: isinstance(value, Covariates))
+FAMILY = Rule(f"a table with name {one_of(FAMILIES).allowed}", _drawable)
+REPLICATES = Rule("a whole number from 1 to 2147483647", lambda value: whole(value, 1, 2**31 - 1))
+SEED = Rule("a whole number from 0 to 4294967295", lambda value: whole(value, 0, 2**32 - 1))
+CHUNK = Rule(REPLICATES.allowed, lambda value: value is None or REPLICATES.holds(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,35 +77,31 @@ class Scenario:
     Example:
       >>> import jaxirls as ji
       >>> from jaxirls import study
+      >>> design = study.Normal(scale=1.5)
       >>> scenario = study.Scenario(
-      ...     n=20, coefficients=(1.5, -1.0), design=study.Normal(scale=1.5), family=ji.Binomial(), replicates=512, seed=418
+      ...     n=20, coefficients=[1.5, -1.0], design=design, family=ji.Binomial(), replicates=1000, seed=418
       ... )
       >>> scenario.names
       ('x1', 'x2')
     """
 
-    n: int = option(Rule("a whole number of at least 1", lambda value: whole(value, 1)))
-    coefficients: tuple[float, ...] = option(
-        Rule(
-            "a list of finite numbers, at least one",
-            lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(map(number, value)),
-        )
-    )
-    design: Covariates = option(Rule(f"a table with kind {one_of(KINDS).allowed}", lambda v: isinstance(v, Covariates)))
-    family: Family = option(Rule(f"a table with name {one_of(FAMILIES).allowed}, of one trial", _drawable))
-    dispersion: float = option(POSITIVE, 1.0)
-    replicates: int = option(Rule("a whole number from 1 to 2147483647", lambda value: whole(value, 1, 2**31 - 1)))
-    seed: int = option(Rule("a whole number from 0 to 4294967295", lambda value: whole(value, 0, 2**32 - 1)))
-    level: float = option(PROBABILITY, 0.95)
-    dtype: str = option(one_of(("float32", "float64")), "float64")
-    chunk: int | None = option(Rule("a whole number of at least 1", lambda v: v is None or whole(v, 1)), None)
+    n: int = field(metadata=must(COUNT))
+    coefficients: tuple[float, ...] = field(metadata=must(NUMBERS))
+    design: Covariates = field(metadata=must(DESIGN))
+    family: Family = field(metadata=must(FAMILY))
+    dispersion: float = field(default=1.0, metadata=must(POSITIVE))
+    replicates: int = field(metadata=must(REPLICATES))
+    seed: int = field(metadata=must(SEED))
+    level: float = field(default=0.95, metadata=must(PROBABILITY))
+    dtype: str = field(default="float64", metadata=must(one_of(("float32", "float64"))))
+    chunk: int | None = field(default=None, metadata=must(CHUNK))
 
     def __post_init__(self) -> None:
         check(self)
         object.__setattr__(self, "coefficients", tuple(map(float, self.coefficients)))
         least = self.p + self.family.has_dispersion
         if self.n < least:
-            raise ScenarioError(f"n = {self.n}: expected at least {least} rows for {self.p} coefficients of this family")
+            raise ScenarioError(f"n = {self.n}: expected at least {least} for {self.p} coefficients of this family")
         if self.dispersion != 1 and not self.family.has_dispersion:
             raise ScenarioError(f"dispersion = {self.dispersion}: the {self.family_name} family has none")
 
@@ -121,7 +128,7 @@ class Scenario:
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Scenario:
         """Make a scenario from the keys and values of its file; ``to_dict`` gives them back."""
-        reject_unknown(table, [field.name for field in dataclasses.fields(cls) if field.name != "dispersion"])
+        reject_unknown(table, [f.name for f in dataclasses.fields(cls) if f.name != "dispersion"])
         values = dict(table)
         if isinstance(values.get("design"), Mapping):
             values["design"] = _read_design(values["design"])
@@ -132,7 +139,7 @@ class Scenario:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values of the scenario's file."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.chunk is None:
             del values["chunk"]
         family = {"name": self.family_name, "link": self.link_name}
@@ -141,6 +148,11 @@ class Scenario:
         del values["dispersion"]
         design = {"kind": self.design.kind} | dataclasses.asdict(self.design)
         return values | {"coefficients": list(self.coefficients), "design": design, "family": family}
+
+    @property
+    def law(self) -> Scenario:
+        """The scenario with all set aside that does not change how one dataset is drawn from its keys."""
+        return dataclasses.replace(self, replicates=1, seed=0, level=0.95, chunk=None)
 
     @property
     def p(self) -> int:

@@ -1,7 +1,7 @@
 """Frozen option objects whose fields carry their own rule, and the reading of a plain table into one.
 
-A dataclass is its own schema: ``option`` declares a field with the rule that its value must satisfy, ``check`` enforces
-the rules where the object is made, and ``build`` makes one from a table of keys and values, as a TOML file holds it.
+A dataclass is its own schema: ``must`` gives a field the rule that its value must satisfy, ``check`` enforces the rules
+where the object is made, and ``build`` makes one from a table of keys and values, as a TOML file holds it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["FLAG", "NUMBER", "POSITIVE", "PROBABILITY", "Rule", "ScenarioError", "build", "check", "one_of", "option"]
+__all__ = [
+    "FLAG",
+    "NUMBER",
+    "POSITIVE",
+    "PROBABILITY",
+    "Rule",
+    "ScenarioError",
+    "build",
+    "check",
+    "must",
+    "number",
+    "one_of",
+    "reject_unknown",
+    "require",
+    "whole",
+]
 
 Options = TypeVar("Options")
 
@@ -50,9 +65,9 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(f"one of {_listed(allowed)}", lambda value: isinstance(value, str) and value in allowed)
 
 
-def option(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field with a rule; without a default it must be given."""
-    return dataclasses.field(default=default, metadata={"rule": rule})
+def must(rule: Rule) -> dict[str, Rule]:
+    """The metadata of a dataclass field whose values must satisfy the rule."""
+    return {"rule": rule}
 
 
 def check(options: Any) -> None:
@@ -73,7 +88,7 @@ def build(kind: type[Options], table: Mapping[str, Any], where: str = "") -> Opt
     """Make the options from a table of keys and values.
 
     Args:
-      kind: a dataclass whose fields were declared with ``option``.
+      kind: a dataclass whose fields have a rule.
       table: the keys and values.
       where: the table's name, in front of the keys in messages; empty for the top level.
 
