@@ -1,0 +1,390 @@
+r"""Separation: does a maximum-likelihood estimate exist, or do the data recede to infinity along some direction?
+
+Every row of a dataset confines a direction of recession d through z = x'd: to z ≥ 0 (``UP``), z ≤ 0 (``DOWN``) or
+z = 0 (``FLAT``), see ``row_cones``. The likelihood has no finite maximum when some d satisfies every row and moves one,
+Xd ≠ 0, and for a log-concave likelihood only then (Albert & Anderson 1984, Biometrika 71, 1-10; Correia, Guimarães &
+Zylkin 2019, arXiv 1903.01633). Here that is decided by one projection, and either answer comes with its proof.
+
+**The gap.** Let Q be an orthonormal basis of the column space of X, so that directions modulo the null space of X are
+vectors r with ‖Qr‖ = ‖r‖. Let aᵢ = ±qᵢ be its rows, signed so that UP and DOWN read aᵢ'r ≥ 0; K the cone of the r that
+satisfy every row; and c = Σ aᵢ over the UP and DOWN rows. Every r in K has
+
+    c'r = Σ|aᵢ'r| = ‖Qr‖₁ ≥ ‖Qr‖₂ = ‖r‖,                                                                     (1)
+
+for the FLAT rows add nothing to either norm. With multipliers λᵢ ≥ 0 (of any sign on FLAT rows) and ρ = c + Σ λᵢ aᵢ,
+
+    ‖r‖ ≤ c'r ≤ ρ'r ≤ ‖ρ‖ ‖r‖   for every r in K.                                                             (2)
+
+So **‖ρ‖ < 1 for any such λ proves that K = {0}**: overlap. The shortest ρ solves a nonnegative least-squares problem,
+min over λ of ‖c + Σ λᵢ aᵢ‖, and its optimality conditions are aᵢ'ρ ≥ 0 on every row and aᵢ'ρ = 0 on the FLAT ones:
+ρ lies in K, and so ‖ρ‖ is 0 or, by (2) with r = ρ, at least 1. In the second case **ρ is itself the direction of
+recession**. No answer lies between, whatever the units of the data: rounding would have to move ‖ρ‖ by one to pass
+either answer off as the other.
+
+**The algorithm** is the active-set method of Lawson & Hanson (1974, Solving Least Squares Problems, chapter 23), every
+lane (dataset) at its own pivot. The active rows are linearly independent, so p slots hold them; a pivot
+orthonormalizes the slots, O(p³), and prices all rows, O(np). FLAT rows enter likewise and never leave. ‖ρ‖ falls from
+one price to the next, so that no active set recurs and nothing cycles, however degenerate the data (binary covariates
+are). It takes about p pivots.
+
+**Rounding.** Q = XM, with M computed beside Q by the same column operations, so that the rounding of row i of Q is at
+most a multiple of ε Σⱼₖ |xᵢⱼ||Mⱼₖ|. That is the ``slack`` within which a row counts as zero, and it is charged to ‖ρ‖
+in (2). The direction is at last evaluated on X itself. A lane where neither proof stands is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
+
+__all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
+
+UP, DOWN, FLAT, ABSENT = 1, -1, 0, 2  # x'd >= 0, x'd <= 0, x'd = 0, no constraint: a row of weight zero
+TILE = 256  # datasets that detect_separation decides together: a tile of small ones stays in cache
+
+
+class Recession(NamedTuple):
+    """Whether data recede; batch axes in front (``detect_separation``) or lanes last (``recession``).
+
+    Attributes:
+      separated: no finite maximum-likelihood estimate exists, and ``direction`` is the evidence.
+      decided: ``separated`` is proven true or proven false. Never ``separated`` without ``decided``.
+      direction: d, its largest entry ±1; zero where not separated.
+    """
+
+    separated: Array
+    decided: Array
+    direction: Array
+
+
+def detect_separation(
+    X: ArrayLike,
+    y: ArrayLike,
+    family: Family,
+    *,
+    freq_weights: ArrayLike | None = None,
+    var_weights: ArrayLike | None = None,
+) -> Recession:
+    """Decide, without fitting, whether the maximum-likelihood estimate exists, for one dataset or a batch.
+
+    Finds d with x'd in the cone of every row (``row_cones``) and Xd ≠ 0, or proves that there is none. Collinear
+    columns of X are no separation. Families and links whose likelihood has no cones are never separated.
+
+    Args:
+      X: design, ``(..., n, p)``.
+      y: response, ``(..., n)``; leading axes broadcast against those of X.
+      family: ``ji.Binomial()``, ``ji.Poisson()``, ..., with their links.
+      freq_weights: ``(..., n)``; rows of weight zero are absent, whatever they hold.
+      var_weights: likewise.
+
+    Returns:
+      ``Recession`` with ``separated (...)``, ``decided (...)`` and ``direction (..., p)``. A dataset that is not
+      finite, or not in the family's support, is undecided.
+
+    Raises:
+      ValueError: for shapes or types that cannot be right.
+
+    Source: Albert & Anderson (1984), Biometrika 71, 1-10; the procedure is derived at the top of this module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> from jaxirls.separation import detect_separation
+      >>> X = jnp.stack([jnp.ones(4), jnp.arange(4.0)], axis=-1)
+      >>> y = jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
+      >>> print(detect_separation(X, y, ji.Binomial()).separated)
+      [ True False]
+    """
+    if not isinstance(family, Family):
+        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}")
+    given = {"X": X, "y": y, "freq_weights": freq_weights, "var_weights": var_weights}
+    arrays = {name: jnp.asarray(value) for name, value in given.items() if value is not None}
+    floating = [a.dtype for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
+    dtype = max(floating, key=lambda kind: kind.itemsize) if floating else jnp.zeros(()).dtype
+    arrays = {name: a.astype(dtype) for name, a in arrays.items()}
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"the data are {dtype}: separation is decided in float32 or float64; convert X and y")
+    design = arrays.pop("X")
+    if design.ndim < 2 or 0 in design.shape[-2:]:
+        raise ValueError(f"X has shape {design.shape}: expected (..., n, p), one row an observation")
+    n, p = design.shape[-2:]
+    for name, a in arrays.items():
+        if a.shape[-1:] != (n,):
+            raise ValueError(f"{name} has shape {a.shape}: expected (..., {n}) for X of shape {design.shape}")
+    family = _by_row(family, dtype)
+    shapes = {"X": (*design.shape[:-2], n), **{name: a.shape for name, a in arrays.items()}}
+    try:
+        shape = jnp.broadcast_shapes(*shapes.values(), *(leaf.shape for leaf in jax.tree.leaves(family)))
+    except ValueError:
+        listed = ", ".join(f"{name} {given[:-1]}" for name, given in shapes.items())
+        raise ValueError(f"the batch axes do not broadcast: {listed}, family {family}") from None
+    if 0 in shape:
+        raise ValueError(f"the batch is empty: batch shape {shape[:-1]}")
+    arrays = {name: jnp.broadcast_to(a, shape) for name, a in arrays.items()}
+    family = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), family)
+
+    response = arrays.pop("y")
+    present = jnp.ones(shape, bool)
+    for weights in arrays.values():
+        present &= weights != 0
+    valid = jnp.all(family.valid_response(response) | ~present, axis=-1)
+    cone = row_cones(family, response)
+    if cone is None:
+        return Recession(jnp.zeros_like(valid), valid, jnp.zeros((*valid.shape, p), dtype))
+    return _tiled(design, jnp.where(present, cone, ABSENT), valid)
+
+
+def row_cones(family: Family, y: Array) -> Array | None:
+    """The cone of every row, ``UP``, ``DOWN`` or ``FLAT`` in the shape of ``y``; None if the family and link have none.
+
+    A row allows z = x'd when its log-likelihood does not fall along η + tz as t → ∞, inside the domain:
+
+    - binomial, links onto (0, 1) (logit, probit, cauchit, cloglog, loglog): y = 0: z ≤ 0; y = trials: z ≥ 0;
+      else z = 0;
+    - binomial, log link: y = 0: z ≤ 0; else z = 0 (z > 0 leaves the domain); complementary log link:
+      y = trials: z ≤ 0; else z = 0;
+    - Poisson, negative binomial, Tweedie, with the log or the negative binomial's link: y = 0: z ≤ 0; y > 0: z = 0.
+
+    Source: Correia, Guimarães & Zylkin (2019), arXiv 1903.01633, proposition 1.
+    """
+    (low, high), image = family.link.domain, family.link.image
+    zero = y == 0
+    if isinstance(family, Binomial):
+        full = y == (1 if family.trials is None else family.trials)
+        if image == (0, 1) and low is high is None:
+            return jnp.where(zero, DOWN, jnp.where(full, UP, FLAT)).astype(jnp.int8)
+        if image == (None, 1) and low is None:
+            return jnp.where(full, DOWN, FLAT).astype(jnp.int8)
+    if isinstance(family, (Binomial, Poisson, NegativeBinomial, Tweedie)) and image == (0, None) and low is None:
+        return jnp.where(zero, DOWN, FLAT).astype(jnp.int8)
+    return None
+
+
+def recession(X: Array, cone: Array, *, max_iter: int | None = None) -> Recession:
+    """Decide every lane: a direction of recession, or the proof that there is none.
+
+    Args:
+      X: designs ``(n, p, T)``, lanes last.
+      cone: ``UP``, ``DOWN``, ``FLAT`` or ``ABSENT`` for every row, ``(n, T)``.
+      max_iter: the largest number of pivots; 20(p+1) by default, ten times what random data take.
+
+    Returns:
+      ``Recession`` with shapes ``(T,)``, ``(T,)`` and ``(p, T)``. No lane depends on another.
+    """
+    n, p, _ = X.shape
+    limit = 20 * (p + 1) if max_iter is None else max_iter
+    present, flat = cone != ABSENT, cone == FLAT
+    moving = present & ~flat
+    X = jnp.where(present[:, None], X, 0.0)
+    # Powers of two: the columns come within a factor of two of one another, and no bit of the answer changes.
+    exponent = jnp.frexp(jnp.max(jnp.abs(X), axis=0))[1]
+    X = jnp.ldexp(X, -exponent[None])
+    sign = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype)
+    Q, M = _orthonormalize(X)
+    problem = _problem(X, Q, M, sign, flat, moving)
+
+    def running(state: _State) -> Array:
+        return jnp.any(state.verdict == RUNNING) & (state.n_iter < limit)
+
+    state = lax.while_loop(running, lambda state: _pivot(problem, state), _start(problem, p))
+
+    norm = _length(state.residual)
+    d = jnp.sum(M * state.residual[None], axis=1)
+    z = sign * jnp.sum(X * d[None], axis=1)
+    tolerance = problem.slack * norm[None]
+    holds = jnp.all(jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present, axis=0)
+    largest = jnp.max(jnp.where(moving, z, 0.0), axis=0)
+    # ‖Qr‖ = ‖r‖ ≥ 1 moves some row by ‖r‖/√n at least: half of either leaves room for rounding and none for doubt.
+    moves = (norm > 0.5) & (largest > norm / (2 * math.sqrt(n)))
+    separated = (state.verdict == CONE) & holds & moves
+    direction = jnp.ldexp(jnp.where(separated[None], d, 0.0), -exponent)
+    direction = direction / jnp.where(separated, jnp.max(jnp.abs(direction), axis=0), 1.0)[None]
+    return Recession(separated, separated | (state.verdict == OVERLAP), direction)
+
+
+RUNNING, CONE, OVERLAP, STALLED = 0, 1, 2, 3
+
+
+class _Problem(NamedTuple):
+    """The cone of every lane, in the coordinates of Q; constant over the pivots."""
+
+    rows: Array  # (n, p, T), aᵢ/‖aᵢ‖
+    tilt: Array  # (n, T), the rounding of a unit row
+    slack: Array  # (n, T), the rounding of the row itself
+    flat: Array  # (n, T)
+    objective: Array  # (p, T), c
+    rounding: Array  # (T,), of c
+    steepest: Array  # (T,), the largest tilt
+
+
+class _State(NamedTuple):
+    """The active set of every lane, a row a slot, and where it stands."""
+
+    basis: Array  # (p, slots, T), the active rows; zero in empty slots
+    row: Array  # (slots, T), their numbers; -1 for an empty slot
+    free: Array  # (slots, T), a FLAT row, its multiplier of any sign
+    multiplier: Array  # (slots, T), λ
+    residual: Array  # (p, T), ρ at the last price
+    verdict: Array  # (T,)
+    n_iter: Array  # ()
+
+
+def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Array) -> _Problem:
+    p = X.shape[1]
+    rounding = 2 * p * float(jnp.finfo(X.dtype).eps)
+    slack = rounding * jnp.sum(jnp.abs(X) * jnp.sum(jnp.abs(M), axis=1)[None], axis=1)
+    size = jnp.sqrt(jnp.sum(jnp.square(Q), axis=1))
+    inverse = 1 / jnp.where(size > 0, size, 1.0)
+    tilt = slack * inverse
+    return _Problem(
+        rows=Q * (sign * inverse)[:, None],
+        tilt=tilt,
+        slack=slack,
+        flat=flat,
+        objective=jnp.sum(jnp.where(moving[:, None], Q * sign[:, None], 0.0), axis=0),
+        rounding=jnp.sum(slack, axis=0),
+        steepest=jnp.max(tilt, axis=0),
+    )
+
+
+def _start(problem: _Problem, p: int) -> _State:
+    c = problem.objective
+    lanes = c.shape[1]
+    return _State(
+        basis=jnp.zeros((p, p, lanes), c.dtype),
+        row=jnp.full((p, lanes), -1, jnp.int32),
+        free=jnp.zeros((p, lanes), bool),
+        multiplier=jnp.zeros((p, lanes), c.dtype),
+        residual=jnp.full((p, lanes), jnp.inf, c.dtype),
+        verdict=jnp.full((lanes,), RUNNING, jnp.int32),
+        n_iter=jnp.zeros((), jnp.int32),
+    )
+
+
+def _pivot(problem: _Problem, state: _State) -> _State:
+    """Least squares on the active rows; drop those that block the way there, or price all rows and admit the worst."""
+    p = state.basis.shape[0]
+    U, W = _orthonormalize(state.basis)
+    first = jnp.sum(U * problem.objective[:, None], axis=0)
+    rho = problem.objective - jnp.sum(U * first[None], axis=1)
+    second = jnp.sum(U * rho[:, None], axis=0)  # once more, for a residual orthogonal to working accuracy
+    rho = rho - jnp.sum(U * second[None], axis=1)
+    target = -jnp.sum(W * (first + second)[None], axis=1)
+    norm = _length(rho)
+
+    # The step from λ to its target ends where the first multiplier reaches zero.
+    blocking = (state.row >= 0) & ~state.free & (target <= 0)
+    ratio = jnp.where(blocking, state.multiplier / jnp.where(blocking, state.multiplier - target, 1.0), jnp.inf)
+    step = jnp.min(ratio, axis=0)
+    blocked = step < jnp.inf
+    dropped = blocking & (ratio <= step[None])
+    shortened = state.multiplier + jnp.where(blocked, step, 0.0)[None] * (target - state.multiplier)
+
+    value = jnp.sum(problem.rows * rho[None], axis=1)
+    violation = jnp.where(problem.flat, jnp.abs(value), -value) - problem.tilt * norm[None]
+    worst = jnp.argmax(violation, axis=0).astype(jnp.int32)
+    largest = jnp.max(violation, axis=0)
+    error = 2 * problem.rounding + problem.steepest * jnp.sum(jnp.abs(target), axis=0)
+    # Rounding alone can refuse a row that has just entered, or let ‖ρ‖ rise: then no proof is near.
+    falls = norm < _length(state.residual)
+    priced = jnp.where(
+        norm + error < 1, OVERLAP, jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED))
+    )
+    verdict = jnp.where(blocked, jnp.where(step > 0, RUNNING, STALLED), priced)
+
+    entering = jnp.take_along_axis(problem.rows, worst[None, None], axis=0)[0]
+    entering_free = jnp.take_along_axis(problem.flat, worst[None], axis=0)
+    slot = jnp.argmax(state.row < 0, axis=0)
+    enters = (jnp.arange(p)[:, None] == slot[None]) & (~blocked & (verdict == RUNNING))[None]
+    kept = jnp.where(dropped[None], 0.0, state.basis)
+    after = _State(
+        basis=jnp.where(enters[None], entering[:, None], kept),
+        row=jnp.where(enters, worst[None], jnp.where(dropped, -1, state.row)),
+        free=jnp.where(enters, entering_free, state.free & ~dropped),
+        multiplier=jnp.where(enters | dropped, 0.0, jnp.where(blocked[None], shortened, target)),
+        residual=jnp.where(blocked[None], state.residual, rho),
+        verdict=verdict,
+        n_iter=state.n_iter,
+    )
+
+    active = state.verdict == RUNNING
+
+    def frozen(new: Array, old: Array) -> Array:
+        return jnp.where(active.reshape((1,) * (new.ndim - 1) + active.shape), new, old)
+
+    moved = jax.tree.map(frozen, after._replace(n_iter=active), state._replace(n_iter=active))
+    return moved._replace(n_iter=state.n_iter + 1)
+
+
+def _orthonormalize(X: Array) -> tuple[Array, Array]:
+    """Q ``(n, p, T)`` with orthonormal or zero columns and M ``(p, p, T)`` with Q = XM, by Gram-Schmidt done twice.
+
+    A column that the earlier ones span up to rounding gives a zero column: what is left of xⱼ - Σ mₖxₖ is compared with
+    the rounding of its terms. Twice is enough: Giraud, Langou & Rozložník (2005), Comput. Math. Appl. 50, 1069-1075.
+    """
+    p, lanes = X.shape[1:]
+    noise = 8 * p * float(jnp.finfo(X.dtype).eps) * _length(X)
+    columns = jnp.arange(p)[:, None]
+
+    def column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        Q, M = carry
+        v, m = X[:, j], jnp.broadcast_to(columns == j, (p, lanes)).astype(X.dtype)
+        for _ in range(2):
+            along = jnp.sum(Q * v[:, None], axis=0)
+            v = v - jnp.sum(Q * along[None], axis=1)
+            m = m - jnp.sum(M * along[None], axis=1)
+        length = _length(v)
+        spanned = length <= jnp.sum(noise * jnp.abs(m), axis=0)
+        scale = jnp.where(spanned, 0.0, 1 / jnp.where(spanned, 1.0, length))[None]
+        return Q.at[:, j].set(v * scale), M.at[:, j].set(m * scale)
+
+    return lax.fori_loop(0, p, column, (jnp.zeros_like(X), jnp.zeros((p, p, lanes), X.dtype)))
+
+
+def _length(x: Array) -> Array:
+    """Euclidean length over the first axis."""
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=0))
+
+
+def _by_row(family: Family, dtype: jnp.dtype) -> Family:
+    """The family with every parameter an array that broadcasts against ``(..., n)``."""
+
+    def leaf(path: tuple, value: ArrayLike) -> Array:
+        array = jnp.asarray(value).astype(dtype)
+        return array if getattr(path[0], "name", None) in family.row_parameters else array[..., None]
+
+    return jax.tree_util.tree_map_with_path(leaf, family)
+
+
+def _tiled(X: Array, cone: Array, valid: Array) -> Recession:
+    """``recession`` of designs ``(..., n, p)`` with cones ``(..., n)``, tile by tile, where ``valid (...)``."""
+    n, p = X.shape[-2:]
+    lead, size = valid.shape, valid.size
+    shared = math.prod(X.shape[:-2]) == 1
+    X = X.reshape(1, n, p) if shared else jnp.broadcast_to(X, (*lead, n, p)).reshape(size, n, p)
+    cone = cone.reshape(size, n)
+    tile = min(TILE, size)
+    # The last tile begins early enough to be full.
+    starts = jnp.minimum(jnp.arange(0, size, tile), size - tile)
+
+    def decide(start: Array) -> Recession:
+        designs = jnp.broadcast_to(X, (tile, n, p)) if shared else lax.dynamic_slice_in_dim(X, start, tile)
+        found = recession(jnp.moveaxis(designs, 0, -1), lax.dynamic_slice_in_dim(cone, start, tile).T)
+        return found._replace(direction=found.direction.T)
+
+    tiles = lax.map(decide, starts)
+    which = jnp.arange(size) // tile
+    inside = jnp.arange(size) - starts[which]
+    found = jax.tree.map(lambda leaf: leaf[which, inside].reshape(*lead, *leaf.shape[2:]), tiles)
+    return Recession(
+        separated=found.separated & valid,
+        decided=found.decided & valid,
+        direction=jnp.where(valid[..., None], found.direction, 0.0),
+    )
