@@ -92,7 +92,7 @@ def half_deviance(y: Array, mu: Array, log_mu: Array, power: Array | float) -> A
 
     near = jnp.abs(r) * (max(1.0, abs(m)) if isinstance(m, float | int) else jnp.maximum(1.0, jnp.abs(m))) < 0.5
     r_near = jnp.where(near, r, 0.0)
-    sums = [1.0]
+    sums: list[Array | float] = [1.0]
     for _ in range(14):
         sums.append(1 + m * sums[-1])
     series = _polynomial(r_near, [s / math.factorial(j + 2) for j, s in enumerate(sums)])
