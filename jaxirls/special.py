@@ -161,8 +161,8 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
         new_top = lax.stop_gradient(jnp.maximum(top, value))
         return new_top, total * jnp.exp(top - new_top) + jnp.exp(value - new_top)
 
-    lowest = jnp.full_like(y, jnp.finfo(y.dtype).min)
-    top, total = lax.fori_loop(*_WINDOW, add, (lowest, jnp.zeros_like(y)))
+    lowest = jnp.full_like(peak, jnp.finfo(y.dtype).min)
+    top, total = lax.fori_loop(*_WINDOW, add, (lowest, jnp.zeros_like(peak)))
     return top + jnp.log(total) + jnp.log(step) - jnp.log(y)
 
 

@@ -320,6 +320,20 @@ def nb_log_likelihood(a, mu, y):
     return constant + y * mp.log(a * mu) - (y + 1 / a) * mp.log1p(a * mu)
 
 
+@pytest.mark.parametrize("model", canonical(set(families.FAMILIES)), ids=name)
+def test_one_response_broadcasts_against_many_predictors_and_scales(model):
+    eta, y, scale = jnp.asarray([-1.0, 0.1, 0.4]), jnp.asarray(responses(model)[1:2]), jnp.asarray([0.3, 1.0, 2.0])
+    wide = y + jnp.zeros_like(eta)
+    for function in (
+        lambda y: model.log_likelihood(eta, y, 1.0, scale),
+        lambda y: model.unit_deviance(eta, y),
+        lambda y: model.pearson_residual(eta, y),
+        lambda y: model.anscombe_residual(eta, y),
+        lambda y: model.working(eta, y).loss,
+    ):
+        np.testing.assert_allclose(function(y), function(wide), rtol=1e-14)
+
+
 def test_parameters_batch_like_arrays():
     alphas, eta, y = jnp.asarray([[0.2], [3.0]]), jnp.asarray([[0.1, 1.0, 2.0]]), jnp.asarray([[0.0, 2.0, 9.0]])
     batched = families.NegativeBinomial(alphas).working(eta, y)
