@@ -86,7 +86,7 @@ def test_rates_count_every_replicate():
     total = tally(estimates, se, status, truth, 0.95, block=64)
     found = {rate.status: rate for rate in rates(total)}
     assert set(found) == set(ji.Status)
-    assert sum(rate.count for rate in found.values()) == total.replicates == 501
+    assert sum(rate.fits for rate in found.values()) == total.replicates == 501
     for code, rate in found.items():
         q = (status == code).mean()
         np.testing.assert_allclose((rate.estimate, rate.mcse), (q, np.sqrt(q * (1 - q) / 501)), rtol=1e-12)

@@ -48,7 +48,7 @@ class Rate(NamedTuple):
     """How many of all replicates ended in a status."""
 
     status: Status
-    count: int
+    fits: int
     estimate: float
     mcse: float
 
@@ -56,34 +56,32 @@ class Rate(NamedTuple):
 class Moments(NamedTuple):
     """Mean and sum of squares about it, of p series of equal length."""
 
-    count: int
+    n: int
     mean: np.ndarray  # (p,)
     squares: np.ndarray  # (p,)
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
         """The moments of ``values (B, p)``."""
-        count, p = values.shape
-        if not count:
+        n, p = values.shape
+        if not n:
             return cls(0, np.zeros(p), np.zeros(p))
         mean = values.mean(0)
-        return cls(count, mean, np.square(values - mean).sum(0))
+        return cls(n, mean, np.square(values - mean).sum(0))
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both series, one after the other."""
-        count = self.count + other.count
-        if not count:
+        n = self.n + other.n
+        if not n:
             return self
         gap = other.mean - self.mean
-        share = other.count / count
-        return Moments(
-            count, self.mean + share * gap, self.squares + other.squares + self.count * share * np.square(gap)
-        )
+        share = other.n / n
+        return Moments(n, self.mean + share * gap, self.squares + other.squares + self.n * share * np.square(gap))
 
     @property
     def variance(self) -> np.ndarray:
         """Unbiased, ``(p,)``; NaN for fewer than two values."""
-        return self.squares / (self.count - 1) if self.count > 1 else np.full_like(self.mean, np.nan)
+        return self.squares / (self.n - 1) if self.n > 1 else np.full_like(self.mean, np.nan)
 
 
 class Tally(NamedTuple):
@@ -110,7 +108,7 @@ class Tally(NamedTuple):
     @property
     def used(self) -> int:
         """Replicates with an estimate."""
-        return self.error.count
+        return self.error.n
 
     @property
     def replicates(self) -> int:

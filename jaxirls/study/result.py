@@ -117,7 +117,7 @@ class StudyResult:
             "replicates": self.total.replicates,
             "replicates_measured": self.total.used,
             "statuses": {
-                rate.status.name: {"count": rate.count, "rate": _finite(rate.estimate), "mcse": _finite(rate.mcse)}
+                rate.status.name: {"count": rate.fits, "rate": _finite(rate.estimate), "mcse": _finite(rate.mcse)}
                 for rate in self.rates
             },
             "measures": [
@@ -171,9 +171,9 @@ class StudyResult:
         ]
 
     def _statuses(self) -> list[str]:
-        shown = [rate for rate in self.rates if rate.count or rate.status in ALWAYS_SHOWN]
+        shown = [rate for rate in self.rates if rate.fits or rate.status in ALWAYS_SHOWN]
         cells = [
-            (r.status.name.lower().replace("_", " "), f"{r.count:,}", _with_mcse(r.estimate, r.mcse)) for r in shown
+            (r.status.name.lower().replace("_", " "), f"{r.fits:,}", _with_mcse(r.estimate, r.mcse)) for r in shown
         ]
         lines = [f"{'status':<18}{'fits':>14}{'rate':>22}", "-" * 54]
         return lines + [f"{name:<18}{count:>14}{rate:>22}" for name, count, rate in cells]
