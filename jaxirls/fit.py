@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS
-from jaxirls.engine import fit_batch
+from jaxirls.engine import fit_batch, is_concrete
 from jaxirls.engine.batch import Batch
 from jaxirls.families import Family
 from jaxirls.implicit import Data, core_ranks, tangents
@@ -108,46 +108,53 @@ def fit(
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solve(config: IRLS, data: Data) -> Solution:
-    """Broadcast the leading axes to one batch axis, fit, and restore them; ``vmap`` adds one more leading axis."""
+    """The solution of all datasets: as it is where nothing is traced, else with its rules for ``vmap`` and derivatives."""
+    return _broadcast_and_fit(config, data) if is_concrete(data) else _solve_traced(config, data)
 
+
+def _broadcast_and_fit(config: IRLS, data: Data) -> Solution:
+    """Broadcast the leading axes to one batch axis, fit, and restore them."""
+    ranks = core_ranks(data)
+    lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
+    size = math.prod(lead)
+
+    def flat(leaf: Array, rank: int) -> Array:
+        own, core = leaf.shape[: leaf.ndim - rank], leaf.shape[leaf.ndim - rank :]
+        if math.prod(own) == 1:
+            return leaf.reshape(1, *core)
+        aligned = leaf.reshape((1,) * (len(lead) - len(own)) + leaf.shape)
+        return jnp.broadcast_to(aligned, (*lead, *core)).reshape(size, *core)
+
+    solution = fit_batch(as_batch(jax.tree.map(flat, data, ranks)), config)
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), solution)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve_traced(config: IRLS, data: Data) -> Solution:
     @custom_vmap
     def solve(data: Data) -> Solution:
-        ranks = core_ranks(data)
-        lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
-        size = int(np.prod(lead))
-
-        def flat(leaf: Array, rank: int) -> Array:
-            own, core = leaf.shape[: leaf.ndim - rank], leaf.shape[leaf.ndim - rank :]
-            if int(np.prod(own)) == 1:
-                return leaf.reshape(1, *core)
-            return jnp.broadcast_to(leaf, (*lead, *core)).reshape(size, *core)
-
-        solution = fit_batch(as_batch(jax.tree.map(flat, data, ranks)), config)
-        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), solution)
+        return _broadcast_and_fit(config, data)
 
     @solve.def_vmap
     def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Solution, Solution]:
+        """``vmap`` is one more leading axis."""
         ranks = core_ranks(data)
-        deepest = max(
-            leaf.ndim - rank - mapped
-            for leaf, rank, mapped in zip(*map(jax.tree.leaves, (data, ranks, in_batched[0])), strict=True)
-        )
+        depth = max(_map_leaves(lambda leaf, rank, mapped: leaf.ndim - rank - mapped, data, ranks, in_batched[0]))
 
         def aligned(leaf: Array, rank: int, mapped: bool) -> Array:
             if not mapped:
                 return leaf
-            fill = (1,) * (deepest - (leaf.ndim - rank - 1))
+            fill = (1,) * (depth - (leaf.ndim - rank - 1))
             return leaf.reshape(leaf.shape[0], *fill, *leaf.shape[1:])
 
-        solution = solve(jax.tree.map(aligned, data, ranks, in_batched[0]))
+        solution = _solve(config, jax.tree.map(aligned, data, ranks, in_batched[0]))
         return solution, jax.tree.map(lambda _: True, solution)
 
     return solve(data)
 
 
-@_solve.defjvp
+@_solve_traced.defjvp
 def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Solution, Solution]:
     solution = _solve(config, *primals)
     return solution, tangents(solution, *primals, *moved)

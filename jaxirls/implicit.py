@@ -143,7 +143,7 @@ def _measures(beta: Array, data: Data) -> dict[str, Array]:
         scale = pearson / jnp.where(nobs > beta.shape[-1], nobs - beta.shape[-1], 1.0)
     else:
         scale = jnp.ones_like(pearson)
-    at = family.likelihood_scale(scale, deviance, nobs) if family.has_dispersion else jnp.ones_like(scale)
+    at = family.likelihood_scale(scale, deviance, nobs)
     positive = jnp.where(at > 0, at, 1.0)[..., None]
     precision = jnp.ones_like(data.y) if data.var_weights is None else data.var_weights
     rows = family.log_likelihood(eta, data.y, jnp.where(precision > 0, precision, 1.0), positive)

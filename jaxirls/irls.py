@@ -81,16 +81,6 @@ class Solution(NamedTuple):
     status: Array
 
 
-def solve(problem: Problem, config: IRLS) -> Solution:
-    """All of it for T lanes: what a well-posed dataset needs, then whatever the others need."""
-    state, solution, open_ = begin(problem, config)
-
-    def more() -> Solution:
-        return finish(problem, state, open_, config)
-
-    return lax.cond(jnp.any(open_), more, lambda: solution)
-
-
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = run(problem, start(problem, config), config, min(FIRST_PASSES, config.max_iter))
@@ -239,14 +229,14 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     beta = state.beta
     total = design.accumulate(beta, rows, _final)
     gram, score = total.gram, total.score
-    deviance, chi2, nobs, llf = total.sums
+    deviance, chi2, nobs = total.sums
     smallest = jnp.where(jnp.isfinite(total.minima[0]), total.minima[0], 0.0)
     if problem.curvature is not None:
         score = score - problem.curvature * beta
     df_resid = nobs - design.p
     scale = _scale(problem, chi2, df_resid)
-    if rows.family.has_dispersion:
-        llf = _log_likelihood(problem, beta, rows.family.likelihood_scale(scale, deviance, nobs))
+    at = rows.family.likelihood_scale(scale, deviance, nobs)
+    llf = _saturated(problem, at) - 0.5 * deviance / at
 
     factor = linalg.factorize(_plus(gram, problem.curvature))
     size = jnp.sqrt(jnp.square(linalg.forward(factor, score)).sum(0))
@@ -303,25 +293,22 @@ def _final(eta: Array, rows: Rows) -> Terms:
     freq = jnp.ones_like(at) if rows.freq_weights is None else rows.freq_weights + jnp.zeros_like(at)
     deviance = _weigh(rows, family.unit_deviance(at, y))
     chi2 = _weigh(rows, jnp.square(family.pearson_residual(at, y)))
-    llf = jnp.zeros_like(at) if family.has_dispersion else _log_likelihood_row(rows, at, jnp.ones_like(at))
     seen = weight if present is None else jnp.where(present > 0, weight, jnp.inf)
-    return Terms(weight, _weigh(rows, work.score), (deviance, chi2, freq, llf), (seen,))
+    return Terms(weight, _weigh(rows, work.score), (deviance, chi2, freq), (seen,))
 
 
-def _log_likelihood_row(rows: Rows, eta: Array, scale: Array) -> Array:
-    var = jnp.ones_like(eta) if rows.var_weights is None else rows.var_weights
-    row = rows.family.log_likelihood(eta, rows.y, jnp.where(var > 0, var, 1.0), scale)
-    present = _weights(rows)
-    if present is None:
-        return row
-    freq = jnp.ones_like(eta) if rows.freq_weights is None else rows.freq_weights
-    return jnp.where(present > 0, freq * row, 0.0)
+def _saturated(problem: Problem, scale: Array) -> Array:
+    """The log-likelihood at μ = y, all constants included."""
 
+    def row(data: tuple[Rows, Array]) -> Array:
+        rows, scale = data
+        var = jnp.ones_like(scale) if rows.var_weights is None else rows.var_weights
+        term = rows.family.log_saturated(rows.y, jnp.where(var > 0, var, 1.0) / scale)
+        term = term if rows.freq_weights is None else rows.freq_weights * term
+        present = _weights(rows)
+        return term if present is None else jnp.where(present > 0, term, 0.0)
 
-def _log_likelihood(problem: Problem, beta: Array, scale: Array) -> Array:
-    rows = problem.rows
-    eta = _shift(rows, problem.design.predict(beta))
-    return problem.design.total((rows, eta, scale[None]), lambda at: _log_likelihood_row(*at), problem.invalid.shape[0])
+    return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
 
 
 def _scale(problem: Problem, chi2: Array, df_resid: Array) -> Array:

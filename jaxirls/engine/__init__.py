@@ -1,5 +1,5 @@
 """Batches: tiles of lanes, compaction of the lanes that need more, chunks over the machine's cores."""
 
-from jaxirls.engine.dispatch import fit_batch
+from jaxirls.engine.dispatch import fit_batch, is_concrete
 
-__all__ = ["fit_batch"]
+__all__ = ["fit_batch", "is_concrete"]

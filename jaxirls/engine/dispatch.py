@@ -1,65 +1,102 @@
-r"""Chunks over the machine's cores.
+r"""Who runs a batch: one program inside the user's own, or chunks on the machine's cores.
 
-XLA runs one program of a CPU device on one core where, as here, its loops carry a dependence. Called with concrete
-arrays on the CPU, the engine therefore cuts the batch into chunks and runs the one compiled program for them on as many
-threads as there are cores. Inside a user's ``jit`` the batch is one program: shard it over devices with ``shard_map``.
+XLA runs a CPU program whose loops carry a dependence, as these do, on one core. Called with concrete arrays on a CPU,
+the engine therefore cuts the batch into chunks and runs one compiled program over them on as many threads as there are
+cores; the second round is compiled only if a dataset needs it. Traced batches (under ``jit``, say) and other devices get
+one program with both rounds.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxirls.config import IRLS
-from jaxirls.engine.batch import Batch, plan
-from jaxirls.engine.tiles import fit_tiles
+from jaxirls.engine.batch import Batch, Plan, plan
+from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, second_round
 from jaxirls.irls import Solution
 
-# Bytes of data a chunk may hold; small enough for the threads to share the work evenly, large enough to amortize a call.
-CHUNK_BYTES = 2**25
+# Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
+CHUNK_BYTES = 2**23
 
-_compiled = jax.jit(fit_tiles, static_argnums=1)
+_first_round = jax.jit(first_round, static_argnums=(1, 2))
+_second_round = jax.jit(second_round, static_argnums=(2, 3))
+_fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
 def fit_batch(batch: Batch, config: IRLS) -> Solution:
-    """Fit B datasets on every core at hand."""
-    cores = _cores()
-    chunk = _chunk(batch, cores)
-    if cores == 1 or batch.size <= chunk or not _runs_here(batch):
-        return _compiled(batch, config)
-    starts = [min(start, batch.size - chunk) for start in range(0, batch.size, chunk)]
-    parts = [batch.select(partial(_slice, start=start, size=chunk)) for start in starts]
-    with ThreadPoolExecutor(cores) as pool:
-        solutions = list(pool.map(lambda part: jax.block_until_ready(_compiled(part, config)), parts))
-    last = batch.size - starts[-2]  # the last chunk reaches back over its neighbour; drop what is there twice
-    return jax.tree.map(lambda *leaves: jnp.concatenate([*leaves[:-1], leaves[-1][2 * chunk - last :]]), *solutions)
+    """Fit B datasets; the result has the batch axis in front."""
+    size, layout = batch.size, plan(batch)
+    batch = padded(batch, max(size, layout.tile))
+    run = _on_cores if _is_concrete_on_cpu(batch) else _fit_tiles
+    return jax.tree.map(lambda leaf: leaf[:size], run(batch, layout, config))
 
 
-def _slice(leaf: jax.Array, start: int, size: int) -> jax.Array:
-    return leaf[start : start + size]
+def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
+    size = batch.size
+    chunk = _chunk(batch, layout)
+    starts = [min(start, size - chunk) for start in range(0, size, chunk)]
+
+    def begin(start: int) -> Round:
+        return _first_round(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
+
+    rounds = _on_threads(begin, starts)
+    twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
+    begun = rounds[0] if len(rounds) == 1 else jax.tree.map(partial(_joined, twice=twice), *rounds)
+
+    lanes = np.flatnonzero(begun.open)
+    if not lanes.size:
+        return begun.solution
+    places = np.resize(lanes, -(-lanes.size // layout.tile) * layout.tile).reshape(-1, layout.tile)
+
+    def finish(at: np.ndarray) -> Solution:
+        part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
+        return _second_round(part, state, layout, config, jnp.ones(layout.tile, bool))
+
+    finished = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: lanes.size], *_on_threads(finish, places))
+    return jax.tree.map(lambda whole, new: whole.at[lanes].set(new), begun.solution, finished)
 
 
-def _chunk(batch: Batch, cores: int) -> int:
-    """Datasets a chunk: whole tiles, at least two chunks a core where there is work for them."""
-    tile = plan(batch).tile
-    own = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1)
-    fitting = max(tile, CHUNK_BYTES // max(own, 1) // tile * tile)
-    even = -(-batch.size // (2 * cores * tile)) * tile
-    return max(4 * tile, min(fitting, even))
+def _on_threads(task: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
+    """``task`` of every argument, in order; the first call compiles, the others share its program."""
+    head, *rest = arguments
+    first = jax.block_until_ready(task(head))
+    if not rest:
+        return [first]
+    with ThreadPoolExecutor(_cores()) as pool:
+        return [first, *pool.map(lambda argument: jax.block_until_ready(task(argument)), rest)]
+
+
+def _joined(*leaves: jax.Array, twice: int) -> jax.Array:
+    return jnp.concatenate([*leaves[:-1], leaves[-1][twice:]])
+
+
+def _chunk(batch: Batch, layout: Plan) -> int:
+    """Datasets a chunk: whole tiles, within ``CHUNK_BYTES``, and a power of two of them, so that sizes share programs."""
+    leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1]
+    each = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in leaves)
+    tiles = max(1, min(CHUNK_BYTES // max(1, each * layout.tile), batch.size // layout.tile))
+    return layout.tile << (tiles.bit_length() - 1)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _runs_here(batch: Batch) -> bool:
-    """Whether the batch is concrete and on one CPU device, with no tracer in it."""
-    leaves = jax.tree.leaves(batch)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+def is_concrete(tree: Any) -> bool:
+    """Whether no leaf is being traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _is_concrete_on_cpu(batch: Batch) -> bool:
+    if not is_concrete(batch):
         return False
-    devices = {device for leaf in leaves for device in leaf.devices()}
+    devices = {device for leaf in jax.tree.leaves(batch) for device in leaf.devices()}
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"

@@ -6,80 +6,88 @@ are gathered into full tiles of their own and finished there, so that a straggle
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls import irls
 from jaxirls.config import IRLS
-from jaxirls.engine.batch import Batch, Plan, plan, problem
+from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.status import Status
 
 
-def fit_tiles(batch: Batch, config: IRLS) -> irls.Solution:
-    """Fit B datasets; the result has the batch axis in front."""
-    layout, size = plan(batch), batch.size
-    if size <= layout.tile:
-        solution = irls.solve(problem(_padded(batch, layout.tile), layout.design, layout.tile), config)
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[:size], solution)
-    if layout.tile == 1:
-        return _one_by_one(batch, layout, config)
-    return _two_rounds(batch, layout, config)
+class Round(NamedTuple):
+    """Where B datasets stand, batch axis in front."""
+
+    state: irls.State
+    solution: irls.Solution
+    open: Array  # (B,)
 
 
-def _padded(batch: Batch, tile: int) -> Batch:
-    extra = tile - batch.size
+def first_round(batch: Batch, layout: Plan, config: IRLS) -> Round:
+    """The first passes over every tile of a batch of at least one tile."""
+    size, tile = batch.size, layout.tile
+
+    def fit_at(start: Array) -> Round:
+        part = batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, tile))
+        return jax.tree.map(_batch_first, Round(*irls.begin(problem(part, layout.design, tile), config)))
+
+    shapes = jax.eval_shape(fit_at, jnp.int32(0))
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
+
+    def step(i: Array, store: Round) -> Round:
+        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
+        start = jnp.minimum(i * tile, size - tile)
+        put = lax.dynamic_update_slice_in_dim
+        return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, fit_at(start))
+
+    return lax.fori_loop(0, -(-size // tile), step, store)
+
+
+def second_round(batch: Batch, state: irls.State, layout: Plan, config: IRLS, real: Array) -> irls.Solution:
+    """Finish one tile of datasets, given where they stand; a lane that is not ``real`` fills a place."""
+    laid = problem(batch, layout.design, layout.tile)
+    lanes = jax.tree.map(_lanes_last, state)
+    code = jnp.where(real, lanes.code, Status.STALLED).astype(jnp.int32)
+    return jax.tree.map(_batch_first, irls.finish(laid, lanes._replace(code=code), real, config))
+
+
+def fit_tiles(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
+    """Both rounds in one program, for a batch inside a user's own transformation."""
+    size, tile = batch.size, layout.tile
+    begun = first_round(batch, layout, config)
+    # Open lanes first, in their order; past them, an index out of range marks an empty place.
+    count = begun.open.sum(dtype=jnp.int32)
+    order = jnp.nonzero(begun.open, size=size + tile, fill_value=size)[0].astype(jnp.int32)
+
+    def step(carry: tuple[Array, irls.Solution]) -> tuple[Array, irls.Solution]:
+        i, solution = carry
+        lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
+
+        def gather(leaf: Array) -> Array:
+            return leaf.at[lanes].get(mode="clip")
+
+        part = second_round(batch.select(gather), jax.tree.map(gather, begun.state), layout, config, lanes < size)
+        put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
+        return i + 1, put
+
+    _, solution = lax.while_loop(lambda carry: carry[0] * tile < count, step, (jnp.int32(0), begun.solution))
+    return solution
+
+
+def padded(batch: Batch, size: int) -> Batch:
+    """The batch filled up to ``size`` datasets by repeating its last."""
+    extra = size - batch.size
+    if batch.size == 1:
+        return batch._replace(y=jnp.broadcast_to(batch.y, (size, *batch.y.shape[1:])))
     return batch.select(lambda leaf: jnp.pad(leaf, ((0, extra),) + ((0, 0),) * (leaf.ndim - 1), mode="edge"))
 
 
-def _one_by_one(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
-    def one(i: Array) -> irls.Solution:
-        own = batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, i, 1))
-        solution = irls.solve(problem(own, layout.design, 1), config)
-        return jax.tree.map(lambda leaf: leaf[..., 0], solution)
-
-    return lax.map(one, jnp.arange(batch.size))
+def _batch_first(leaf: Array) -> Array:
+    return jnp.moveaxis(leaf, -1, 0)
 
 
-def _two_rounds(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
-    size, tile = batch.size, layout.tile
-
-    def first_pass(part: Batch) -> tuple[irls.State, irls.Solution, Array]:
-        return irls.begin(problem(part, layout.design, tile), config)
-
-    def slice_at(start: Array) -> Batch:
-        return batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, tile))
-
-    shapes = jax.eval_shape(first_pass, slice_at(jnp.int32(0)))
-    store = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[:-1]), s.dtype), shapes)
-
-    def first_round(i: Array, store):
-        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        start = jnp.minimum(i * tile, size - tile)
-        return jax.tree.map(
-            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, jnp.moveaxis(part, -1, 0), start, 0),
-            store,
-            first_pass(slice_at(start)),
-        )
-
-    state, solution, unfinished = lax.fori_loop(0, -(-size // tile), first_round, store)
-
-    # Unfinished lanes first, in their order; past them, an index out of range marks an empty place.
-    count = unfinished.sum(dtype=jnp.int32)
-    order = jnp.nonzero(unfinished, size=size + tile, fill_value=size)[0].astype(jnp.int32)
-
-    def second_round(carry: tuple[Array, irls.Solution]) -> tuple[Array, irls.Solution]:
-        i, solution = carry
-        lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
-        laid = problem(batch.select(lambda leaf: leaf.at[lanes].get(mode="clip")), layout.design, tile)
-        own = jax.tree.map(lambda leaf: jnp.moveaxis(leaf.at[lanes].get(mode="clip"), 0, -1), state)
-        real = lanes < size
-        own = own._replace(code=jnp.where(real, own.code, Status.STALLED).astype(jnp.int32))
-        finished = irls.finish(laid, own, real, config)
-        put = jax.tree.map(
-            lambda whole, part: whole.at[lanes].set(jnp.moveaxis(part, -1, 0), mode="drop"), solution, finished
-        )
-        return i + 1, put
-
-    _, solution = lax.while_loop(lambda carry: carry[0] * tile < count, second_round, (jnp.int32(0), solution))
-    return solution
+def _lanes_last(leaf: Array) -> Array:
+    return jnp.moveaxis(leaf, 0, -1)

@@ -11,7 +11,7 @@ from numbers import Real
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import betainc
 
 from jaxirls.families.base import Family, Working, cast, times
@@ -74,11 +74,24 @@ class Binomial(Family):
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
         m = self._m(y)
-        both = log_factorial_excess(y) + log_factorial_excess(m - y)
-        return precision * (log_factorial_excess(m + jnp.zeros_like(y)) - both)
+
+        def counts(y: Array) -> Array:
+            both = log_factorial_excess(y) + log_factorial_excess(m - y)
+            return precision * (log_factorial_excess(m + jnp.zeros_like(y)) - both)
+
+        if self.trials is not None:
+            return counts(y)
+        # Zeros and ones have no constant: three log-gamma functions a row are not spent on them.
+        shape = jnp.broadcast_shapes(y.shape, jnp.shape(precision))
+        fractions = jnp.any((y != 0) & (y != 1))
+        return lax.cond(fractions, lambda: counts(y), lambda: jnp.zeros(shape, y.dtype))
 
     def log_likelihood(self, eta: Array, y: Array, weight: Array | float = 1.0, scale: Array | float = 1.0) -> Array:
         return super().log_likelihood(eta, y, weight)
+
+    def likelihood_scale(self, scale: Array, deviance: Array, nobs: Array) -> Array:
+        # A dispersion that is given (quasi-binomial) does not enter the log-likelihood.
+        return jnp.ones_like(scale)
 
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
