@@ -85,6 +85,14 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = run(problem, start(problem, config), config, min(FIRST_PASSES, config.max_iter))
     solution, certain = statistics(problem, state, config)
+    # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
+    early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
+    state = state._replace(
+        step=jnp.where(early, 0.0, state.step),
+        loss=jnp.where(early, jnp.inf, state.loss),
+        decrement=jnp.where(early, jnp.inf, state.decrement),
+        code=jnp.where(early, RUNNING, state.code).astype(jnp.int32),
+    )
     return state, solution, (state.code == RUNNING) | ~certain
 
 
@@ -152,9 +160,9 @@ def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
 
 
 def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
-    """Least squares to the constant predictor of the average response."""
+    """Least squares to the constant predictor of the average response, or of a mean inside the family's range."""
     rows, average = data
-    at = rows.family.link(average) + jnp.zeros_like(rows.y)
+    at = rows.family.starting_predictor(average, average) + jnp.zeros_like(rows.y)
     target = at if rows.offset is None else at - rows.offset
     return Terms(_weigh(rows, jnp.ones_like(target)), _weigh(rows, target))
 
