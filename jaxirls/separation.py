@@ -167,7 +167,7 @@ def row_cones(family: Family, y: Array) -> Array | None:
     return None
 
 
-def recession(X: Array, cone: Array, *, max_iter: int | None = None) -> Recession:
+def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> Recession:
     """Decide every lane: a direction of recession, or the proof that there is none.
 
     Args:
@@ -197,6 +197,8 @@ def recession(X: Array, cone: Array, *, max_iter: int | None = None) -> Recessio
 
     norm = _length(state.residual)
     d = jnp.sum(M * state.residual[None], axis=1)
+    # An entry that could be rounding is a coefficient that does not recede.
+    d = jnp.where(jnp.abs(d) <= _rounding(X) * _reach(M) * norm[None], 0.0, d)
     z = sign * jnp.sum(X * d[None], axis=1)
     tolerance = problem.slack * norm[None]
     holds = jnp.all(jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present, axis=0)
@@ -236,10 +238,18 @@ class _State(NamedTuple):
     n_iter: Array  # ()
 
 
+def _rounding(X: Array) -> float:
+    """The relative rounding of the entries of Q and M."""
+    return 2 * X.shape[1] * float(jnp.finfo(X.dtype).eps)
+
+
+def _reach(M: Array) -> Array:
+    """A bound of the entries of Mr for ‖r‖ = 1, ``(p, T)``."""
+    return jnp.sum(jnp.abs(M), axis=1)
+
+
 def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Array) -> _Problem:
-    p = X.shape[1]
-    rounding = 2 * p * float(jnp.finfo(X.dtype).eps)
-    slack = rounding * jnp.sum(jnp.abs(X) * jnp.sum(jnp.abs(M), axis=1)[None], axis=1)
+    slack = _rounding(X) * jnp.sum(jnp.abs(X) * _reach(M)[None], axis=1)
     size = jnp.sqrt(jnp.sum(jnp.square(Q), axis=1))
     inverse = 1 / jnp.where(size > 0, size, 1.0)
     tilt = slack * inverse
@@ -363,6 +373,7 @@ def _by_row(family: Family, dtype: jnp.dtype) -> Family:
     return jax.tree_util.tree_map_with_path(leaf, family)
 
 
+@jax.jit
 def _tiled(X: Array, cone: Array, valid: Array) -> Recession:
     """``recession`` of designs ``(..., n, p)`` with cones ``(..., n)``, tile by tile, where ``valid (...)``."""
     n, p = X.shape[-2:]
