@@ -1,8 +1,8 @@
 """One logistic fit three ways: jaxirls, statsmodels, and IRLS written out in NumPy.
 
-Twenty Bernoulli responses, two standard normal columns times 1.5, no intercept. The script prints the history of the fit
-step by step, then the largest differences between the three. Run it with ``python examples/manual_irls.py``; it needs
-statsmodels.
+Twenty Bernoulli responses, two standard normal columns times 1.5, no intercept. The script prints the history of the
+fit step by step, then the largest differences between the three. Run it with ``python examples/manual_irls.py``; it
+needs statsmodels.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""jaxirls: generalized linear models by iteratively reweighted least squares in JAX, one dataset or a million in one call."""
+"""jaxirls: generalized linear models by iteratively reweighted least squares in JAX, one dataset or a million."""
 
 from jaxirls import links
 from jaxirls.config import IRLS

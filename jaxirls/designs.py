@@ -1,14 +1,14 @@
 r"""Designs: how X is laid out, and the one pass over it.
 
-A design owns X for T datasets (lanes). The loop gives it ``beta (p, T)`` and an elementwise ``kernel``, and gets back the
-sums over the rows; it never learns how X is stored:
+A design owns X for T datasets (lanes). The loop gives it ``beta (p, T)`` and an elementwise ``kernel``, and gets back
+the sums over the rows; it never learns how X is stored:
 
     gram  = Σᵢ wᵢ xᵢ xᵢᵀ      (p, p, T)
     score = Σᵢ rᵢ xᵢ          (p, T)
     sums, minima              any further elementwise terms, each (T,)
 
-``rows`` is any pytree of row data whose leaves are ``(n, T)``, ``(n, 1)`` (the same for every lane), ``(1, T)`` (the same
-for every row) or ``(1, 1)``.
+``rows`` is any pytree of row data whose leaves are ``(n, T)``, ``(n, 1)`` (the same for every lane), ``(1, T)`` (the
+same for every row) or ``(1, 1)``.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Lanes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Shared:
-    """One X for all lanes: ``x (n, p)``. The Gram matrix of every lane is one product ``Zᵀ W``, Z the products of columns."""
+    """One X for all lanes: ``x (n, p)``. All Gram matrices are one product ``Zᵀ W``, Z the products of columns."""
 
     x: Array
 
@@ -163,7 +163,7 @@ class Shared:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Dense:
-    """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or one large dataset: matrix products by blocks of rows."""
+    """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or rows: matrix products by blocks of rows."""
 
     x: Array
 

@@ -83,11 +83,7 @@ def fit(
     if not isinstance(config, IRLS):
         raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
     solution = _solve(config, data)
-    if penalty is None:
-        curvature = None
-    else:
-        curvature = jnp.broadcast_to(data.curvature, solution.params.shape)
-    parameters = {name: None for name in family.row_parameters}
+    curvature = None if data.curvature is None else jnp.broadcast_to(data.curvature, solution.params.shape)
     return Fit(
         params=solution.params,
         information=solution.information,
@@ -104,12 +100,12 @@ def fit(
         score_norm=solution.score_norm,
         newton_decrement=solution.newton_decrement,
         min_weight=solution.min_weight,
-        family=dataclasses.replace(family, **parameters),
+        family=_replaced(family, dict.fromkeys(family.row_parameters)),
     )
 
 
 def _solve(config: IRLS, data: Data) -> Solution:
-    """The solution of all datasets: as it is where nothing is traced, else with its rules for ``vmap`` and derivatives."""
+    """The solution of all datasets; where something is traced, with its rules for ``vmap`` and derivatives."""
     return _broadcast_and_fit(config, data) if is_concrete(data) else _solve_traced(config, data)
 
 
@@ -158,6 +154,10 @@ def _solve_traced(config: IRLS, data: Data) -> Solution:
 def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Solution, Solution]:
     solution = _solve(config, *primals)
     return solution, tangents(solution, *primals, *moved)
+
+
+def _replaced(family: Family, parameters: dict[str, Any]) -> Family:
+    return dataclasses.replace(family, **parameters)  # type: ignore[type-var]
 
 
 def as_batch(data: Data) -> Batch:
@@ -229,11 +229,11 @@ def check_arguments(
         if value is not None and value.ndim and value.shape[-1] not in (1, n):
             raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
         if value is not None and not value.ndim:
-            family = dataclasses.replace(family, **{name: value[None]})
+            family = _replaced(family, {name: value[None]})
     curvature = None if penalty is None else jnp.asarray(penalty.curvature(p), dtype)
     data = Data(
-        cast["X"],
-        cast["y"],
+        X_.astype(dtype),
+        y_.astype(dtype),
         cast["offset"],
         cast["freq_weights"],
         cast["var_weights"],

@@ -56,7 +56,7 @@ def tangents(solution: Solution, data: Data, moved: Data) -> Solution:
     fitted = solution.status == Status.CONVERGED
     beta = jnp.where(fitted[..., None], solution.params, 0.0)
 
-    def clean(data: Data) -> Data:
+    def clean(data: Data) -> _Clean:
         return _harmless(data, fitted, solution.params.ndim - 1)
 
     pull = jax.jvp(lambda data: _score(beta, clean(data)), (data,), (moved,))[1]
@@ -81,7 +81,20 @@ def _no_tangent(leaf: Array) -> Array:
     return jnp.zeros(leaf.shape, jax.dtypes.float0)
 
 
-def _harmless(data: Data, fitted: Array, depth: int) -> Data:
+class _Clean(NamedTuple):
+    """Data without traps, aligned to the batch axes of the solution."""
+
+    X: Array
+    y: Array
+    offset: Array | None
+    freq: Array
+    var: Array
+    family: Family
+    curvature: Array | None
+    scale: Array | None
+
+
+def _harmless(data: Data, fitted: Array, depth: int) -> _Clean:
     """The data with ``depth`` batch axes each, and weight zero and harmless values wherever nothing was fitted."""
     ranks = core_ranks(data)
 
@@ -91,52 +104,49 @@ def _harmless(data: Data, fitted: Array, depth: int) -> Data:
     data = jax.tree.map(aligned, data, ranks)
     family = jax.tree.map(lambda leaf, rank: leaf if rank else leaf[..., None], data.family, ranks.family)
     freq = jnp.ones_like(data.y) if data.freq_weights is None else data.freq_weights
-    used = fitted[..., None] & (freq > 0)
-    if data.var_weights is not None:
-        used = used & (data.var_weights > 0)
-    valid = family.valid_response(data.y)
-    return data._replace(
+    var = jnp.ones_like(data.y) if data.var_weights is None else data.var_weights
+    used = fitted[..., None] & (freq > 0) & (var > 0)
+    return _Clean(
         X=jnp.where(jnp.isfinite(data.X), data.X, 0.0),
-        y=jnp.where(used & valid, data.y, 0.5),
+        y=jnp.where(used & family.valid_response(data.y), data.y, 0.5),
         offset=None if data.offset is None else jnp.where(jnp.isfinite(data.offset), data.offset, 0.0),
-        freq_weights=jnp.where(used, freq, 0.0),
+        freq=jnp.where(used, freq, 0.0),
+        var=jnp.where(var > 0, var, 1.0),
         family=family,
+        curvature=data.curvature,
+        scale=data.scale,
     )
 
 
-def _linear(beta: Array, data: Data) -> Array:
+def _linear(beta: Array, data: _Clean) -> Array:
     eta = jnp.einsum("...np,...p->...n", data.X, beta, precision=HIGHEST)
     return eta if data.offset is None else eta + data.offset
 
 
-def _weight(data: Data) -> Array:
-    return data.freq_weights if data.var_weights is None else data.freq_weights * data.var_weights
-
-
-def _score(beta: Array, data: Data) -> Array:
-    residual = _weight(data) * data.family.working(_linear(beta, data), data.y).score
+def _score(beta: Array, data: _Clean) -> Array:
+    residual = data.freq * data.var * data.family.working(_linear(beta, data), data.y).score
     score = jnp.einsum("...np,...n->...p", data.X, residual, precision=HIGHEST)
     return score if data.curvature is None else score - data.curvature * beta
 
 
-def _gram(data: Data, weight: Array) -> Array:
+def _gram(data: _Clean, weight: Array) -> Array:
     return jnp.einsum("...np,...nq->...pq", data.X * weight[..., None], data.X, precision=HIGHEST)
 
 
-def _observed(beta: Array, data: Data) -> Array:
+def _observed(beta: Array, data: _Clean) -> Array:
     """-∂score/∂β."""
     eta = _linear(beta, data)
     slope = jax.jvp(lambda eta: data.family.working(eta, data.y).score, (eta,), (jnp.ones_like(eta),))[1]
-    gram = _gram(data, -_weight(data) * slope)
+    gram = _gram(data, -data.freq * data.var * slope)
     return gram if data.curvature is None else plus_diagonal(gram, data.curvature)
 
 
-def _measures(beta: Array, data: Data) -> dict[str, Array]:
+def _measures(beta: Array, data: _Clean) -> dict[str, Array]:
     """The differentiable statistics of a fit, as functions of the estimate and the data."""
-    family, eta, weight = data.family, _linear(beta, data), _weight(data)
+    family, eta, weight = data.family, _linear(beta, data), data.freq * data.var
     deviance = (weight * family.unit_deviance(eta, data.y)).sum(-1)
     pearson = (weight * jnp.square(family.pearson_residual(eta, data.y))).sum(-1)
-    nobs = data.freq_weights.sum(-1)
+    nobs = data.freq.sum(-1)
     if data.scale is not None:
         scale = jnp.broadcast_to(data.scale, pearson.shape)
     elif family.has_dispersion:
@@ -145,13 +155,12 @@ def _measures(beta: Array, data: Data) -> dict[str, Array]:
         scale = jnp.ones_like(pearson)
     at = family.likelihood_scale(scale, deviance, nobs)
     positive = jnp.where(at > 0, at, 1.0)[..., None]
-    precision = jnp.ones_like(data.y) if data.var_weights is None else data.var_weights
-    rows = family.log_likelihood(eta, data.y, jnp.where(precision > 0, precision, 1.0), positive)
+    rows = family.log_likelihood(eta, data.y, data.var, positive)
     return {
         "information": _gram(data, weight * family.working(eta, data.y).weight),
         "deviance": deviance,
         "pearson_chi2": pearson,
         "nobs": nobs,
         "scale": scale,
-        "llf": (data.freq_weights * rows).sum(-1),
+        "llf": (data.freq * rows).sum(-1),
     }

@@ -1,9 +1,9 @@
 r"""The loop: Fisher scoring for T datasets at once, one ``lax.while_loop``, ignorant of how X is stored.
 
-Every turn makes one pass over the data at a candidate β + δ and gets the loss, the score s and the information G there.
-A lane whose loss rose, or whose candidate left the family's domain, halves δ and tries again; any other lane accepts and
-solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard errors.
-It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
+Every turn makes one pass over the data at a candidate β + δ, for the loss, the score s and the information G there.
+A lane whose loss rose, or whose candidate left the family's domain, halves δ and tries again; any other lane accepts
+and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard
+errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
 
 Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of the loop's condition.
 """
@@ -126,9 +126,9 @@ def start(problem: Problem, config: IRLS) -> State:
     lanes, dtype = problem.invalid.shape[0], rows.y.dtype
     p = design.p
     anchor = jnp.zeros((p, lanes), dtype)
-    if problem.start is not None:
-        first = jnp.broadcast_to(problem.start, (p, lanes))
-        anchor, singular = first, jnp.zeros(lanes, bool)
+    if (given := problem.start) is not None:
+        first = anchor = jnp.broadcast_to(given, (p, lanes))
+        singular = jnp.zeros(lanes, bool)
     else:
         average = _average(problem)[None]
         first, singular = _least_squares(problem, _around_response, (rows, average))
@@ -229,8 +229,9 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     """One pass at the final β, and the proof.
 
     Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
-    needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of x'd (logit, Poisson log), the maximum
-    exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+    needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of
+    x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J.
+    Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
     """
     design, rows = problem.design, problem.rows
     dtype = state.loss.dtype
@@ -397,7 +398,7 @@ def _total_weight(problem: Problem) -> Array:
     lanes = problem.invalid.shape[0]
     if _weights(problem.rows) is None:
         return jnp.full(lanes, problem.design.n, problem.rows.y.dtype)
-    return problem.design.total(problem.rows, _weights, lanes)
+    return problem.design.total(problem.rows, lambda rows: _weigh(rows, jnp.ones_like(rows.y)), lanes)
 
 
 def _average(problem: Problem) -> Array:

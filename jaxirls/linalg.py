@@ -1,7 +1,7 @@
 r"""Small symmetric systems, one a lane: matrices ``(p, p, T)``, vectors ``(p, T)``, lanes last.
 
-Up to ``UNROLL`` columns every entry is its own vector over the lanes and the factorization is straight-line code; beyond
-it the same recurrences run column by column over whole slabs.
+Up to ``UNROLL`` columns every entry is its own vector over the lanes and the factorization is straight-line code;
+beyond it the same recurrences run column by column over whole slabs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ UNROLL = 8
 class Factor(NamedTuple):
     """A = D⁻¹ L Lᵀ D⁻¹ with D = diag(``scaling``) and L of unit row norms: the Cholesky factor after equilibration.
 
-    ``pivot`` is the smallest squared pivot of L, between 0 (singular) and 1 (orthogonal columns): 1/``pivot`` bounds from
-    below the condition number of the best scaled A. A lane that is not positive definite has ``pivot`` <= 0 or NaN.
+    ``pivot`` is the smallest squared pivot of L, between 0 (singular) and 1 (orthogonal columns): 1/``pivot`` bounds
+    from below the condition number of the scaled A. A lane that is not positive definite has ``pivot`` <= 0 or NaN.
     """
 
     lower: Array  # (p, p, T)

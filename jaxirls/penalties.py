@@ -43,6 +43,8 @@ class Ridge(Penalty):
         strength = jnp.asarray(self.strength)[..., None]
         mask = jnp.ones(p, strength.dtype) if self.penalize is None else jnp.asarray(self.penalize)
         if mask.shape[-1:] != (p,):
-            raise ValueError(f"Ridge(penalize=...) has shape {mask.shape}: expected (..., {p}), one value a column of X")
+            raise ValueError(
+                f"Ridge(penalize=...) has shape {mask.shape}: expected (..., {p}), one value a column of X"
+            )
         lead = jnp.broadcast_shapes(strength.shape[:-1], mask.shape[:-1])
         return jnp.broadcast_to(strength, (*lead, p)) * jnp.broadcast_to(mask, (*lead, p)).astype(strength.dtype)

@@ -2,6 +2,7 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,9 @@ __all__ = ["Fit"]
 class Fit:
     r"""The fit of one dataset or of a batch of them.
 
-    Every array has the batch axes ``...`` in front; ``fit[i]`` is the fit of one dataset, ``len(fit)`` the length of the
-    first batch axis and ``fit.shape`` the batch shape. A fit holds O(p²) numbers a dataset and never the data: functions
-    that need X and y take them again. Names are statsmodels' wherever it has one.
+    Every array has the batch axes ``...`` in front; ``fit[i]`` is the fit of one dataset, ``len(fit)`` the length of
+    the first batch axis and ``fit.shape`` the batch shape. A fit holds O(p²) numbers a dataset and never the data:
+    functions that need X and y take them again. Names are statsmodels' wherever it has one.
 
     Attributes:
       params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and RANK_DEFICIENT; for SEPARATED a point on
@@ -35,7 +36,7 @@ class Fit:
       information: X'WX at the estimate at unit dispersion, without the penalty, ``(..., p, p)``.
       penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
       direction: of recession, largest entry ±1, the proof that no finite estimate exists; zero elsewhere, ``(..., p)``.
-      llf: log-likelihood with all its constants, ``(...)``. As in statsmodels, a Gaussian identity fit profiles its scale.
+      llf: log-likelihood with all its constants, ``(...)``; a Gaussian identity fit profiles its scale, as elsewhere.
       deviance, pearson_chi2: ``(...)``.
       scale: dispersion φ; 1 for Binomial and Poisson, else Pearson's χ²/df_resid unless given, ``(...)``.
       nobs: number of observations, the sum of the frequency weights, ``(...)``.
@@ -123,7 +124,7 @@ class Fit:
         return _where_finite(self.curvature, jnp.linalg.cond)
 
     def cov_params(self) -> Array:
-        """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by triangular solves, NaN where singular."""
+        """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by solves, NaN where singular."""
         half = self._half_inverse()
         return self.scale[..., None, None] * jnp.swapaxes(half, -1, -2) @ half
 
@@ -163,7 +164,7 @@ class Fit:
         X = jnp.asarray(X)
         if X.ndim < 2 or X.shape[-1] != self.params.shape[-1]:
             raise ValueError(
-                f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}), one column a coefficient"
+                f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}): a column a coefficient"
             )
         eta = jnp.einsum("...mp,...p->...m", X, self.params, precision=jax.lax.Precision.HIGHEST)
         if offset is not None:
@@ -184,7 +185,7 @@ def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:
     return leaf[index] if leaf.shape[: len(shape)] == shape else leaf
 
 
-def _where_finite(matrix: Array, function) -> Array:
+def _where_finite(matrix: Array, function: Callable[[Array], Array]) -> Array:
     """``function`` of the matrices that are finite, NaN for the others: a NaN must not reach LAPACK."""
     good = jnp.isfinite(matrix).all((-2, -1))
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)

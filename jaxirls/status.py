@@ -28,7 +28,9 @@ class Status(IntEnum):
 
 
 _EXPLANATIONS = {
-    Status.CONVERGED: "The maximum likelihood estimate exists and was reached: Newton decrement and score are both within tolerance.",
+    Status.CONVERGED: (
+        "The maximum likelihood estimate exists and was reached: Newton decrement and score are both within tolerance."
+    ),
     Status.MAX_ITERATIONS: (
         "The iterations ran out before a proof of convergence or of separation was found. Raise IRLS(max_iter=...), "
         "or give a start or a fallback penalty."

@@ -54,7 +54,9 @@ def summary_of_batch(fit: Fit) -> str:
     rows += [("deviance", np.asarray(fit.deviance).ravel()), ("n_iter", np.asarray(fit.n_iter).ravel())]
     for name, values in rows:
         if good.any():
-            lines.append(f"{name:<18}" + "".join(f"{q:>12.4g}" for q in np.quantile(values[good], (0, 0.25, 0.5, 0.75, 1))))
+            lines.append(
+                f"{name:<18}" + "".join(f"{q:>12.4g}" for q in np.quantile(values[good], (0, 0.25, 0.5, 0.75, 1)))
+            )
     lines.append("=" * WIDTH)
     lines += [f"{s.name}: {s.explain}" for s in Status if s is not Status.CONVERGED and np.any(codes == s)]
     return "\n".join(lines)

@@ -50,7 +50,8 @@ class Trace(NamedTuple):
         return self.beta.shape[0]
 
     def __str__(self) -> str:
-        head = f"{'step':>4}{'log-likelihood':>18}{'deviance':>16}{'|score|':>12}{'decrement':>12}{'cond':>11}{'min w':>11}  beta"
+        names = f"{'log-likelihood':>18}{'deviance':>16}{'|score|':>12}{'decrement':>12}{'cond':>11}{'min w':>11}"
+        head = f"{'step':>4}{names}  beta"
         lines = [head]
         for k in range(len(self)):
             numbers = (
@@ -75,8 +76,8 @@ def trace(
 ) -> Trace:
     """Fit one dataset by the loop of ``ji.fit`` and record every step.
 
-    For teaching and for finding out why a fit is slow or fails; it steps from Python, one pass over the data a time, and
-    is not meant to be compiled. Arguments are those of ``ji.fit`` for one dataset.
+    For teaching and for finding out why a fit is slow or fails; it steps from Python, one pass over the data a time,
+    and is not meant to be compiled. Arguments are those of ``ji.fit`` for one dataset.
 
     Args:
       X: design, ``(n, p)``.

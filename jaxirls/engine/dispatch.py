@@ -1,9 +1,9 @@
 r"""Who runs a batch: one program inside the user's own, or chunks on the machine's cores.
 
-XLA runs a CPU program whose loops carry a dependence, as these do, on one core. Called with concrete arrays on a CPU,
-the engine therefore cuts the batch into chunks and runs one compiled program over them on as many threads as there are
-cores; the second round is compiled only if a dataset needs it. Traced batches (under ``jit``, say) and other devices get
-one program with both rounds.
+XLA runs a CPU program whose loops carry a dependence, as these do, on one core. Called with concrete arrays on a
+CPU, the engine therefore cuts the batch into chunks and runs one compiled program over them on as many threads as
+there are cores; the second round is compiled only if a dataset needs it. Traced batches (under ``jit``, say) and other
+devices get one program with both rounds.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _joined(*leaves: jax.Array, twice: int) -> jax.Array:
 
 
 def _chunk(batch: Batch, layout: Plan) -> int:
-    """Datasets a chunk: whole tiles, within ``CHUNK_BYTES``, and a power of two of them, so that sizes share programs."""
+    """Datasets a chunk: a power of two of tiles, within ``CHUNK_BYTES``, so that batch sizes share programs."""
     leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1]
     each = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in leaves)
     tiles = max(1, min(CHUNK_BYTES // max(1, each * layout.tile), batch.size // layout.tile))
