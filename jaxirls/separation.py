@@ -34,7 +34,10 @@ in (2). The direction is at last evaluated on X itself. A lane where neither pro
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -43,6 +46,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
+from jaxirls.linalg import UNROLL
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
 
@@ -196,10 +200,10 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     state = lax.while_loop(running, lambda state: _pivot(problem, state), _start(problem, p))
 
     norm = _length(state.residual)
-    d = jnp.sum(M * state.residual[None], axis=1)
+    d = _combine(M, state.residual)
     # An entry that could be rounding is a coefficient that does not recede.
     d = jnp.where(jnp.abs(d) <= _rounding(X) * _reach(M) * norm[None], 0.0, d)
-    z = sign * jnp.sum(X * d[None], axis=1)
+    z = sign * _combine(X, d)
     tolerance = problem.slack * norm[None]
     holds = jnp.all(jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present, axis=0)
     largest = jnp.max(jnp.where(moving, z, 0.0), axis=0)
@@ -245,12 +249,12 @@ def _rounding(X: Array) -> float:
 
 def _reach(M: Array) -> Array:
     """A bound of the entries of Mr for ‖r‖ = 1, ``(p, T)``."""
-    return jnp.sum(jnp.abs(M), axis=1)
+    return _sum(lambda k: jnp.abs(M[:, k]), M.shape[1])
 
 
 def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Array) -> _Problem:
-    slack = _rounding(X) * jnp.sum(jnp.abs(X) * _reach(M)[None], axis=1)
-    size = jnp.sqrt(jnp.sum(jnp.square(Q), axis=1))
+    slack = _rounding(X) * _combine(jnp.abs(X), _reach(M))
+    size = jnp.sqrt(_sum(lambda k: jnp.square(Q[:, k]), Q.shape[1]))
     inverse = 1 / jnp.where(size > 0, size, 1.0)
     tilt = slack * inverse
     return _Problem(
@@ -258,8 +262,8 @@ def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Arr
         tilt=tilt,
         slack=slack,
         flat=flat,
-        objective=jnp.sum(jnp.where(moving[:, None], Q * sign[:, None], 0.0), axis=0),
-        rounding=jnp.sum(slack, axis=0),
+        objective=_project(Q, jnp.where(moving, sign, 0.0)),
+        rounding=_sum(lambda i: slack[i], slack.shape[0]),
         steepest=jnp.max(tilt, axis=0),
     )
 
@@ -282,11 +286,11 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     """Least squares on the active rows; drop those that block the way there, or price all rows and admit the worst."""
     p = state.basis.shape[0]
     U, W = _orthonormalize(state.basis)
-    first = jnp.sum(U * problem.objective[:, None], axis=0)
-    rho = problem.objective - jnp.sum(U * first[None], axis=1)
-    second = jnp.sum(U * rho[:, None], axis=0)  # once more, for a residual orthogonal to working accuracy
-    rho = rho - jnp.sum(U * second[None], axis=1)
-    target = -jnp.sum(W * (first + second)[None], axis=1)
+    first = _project(U, problem.objective)
+    rho = problem.objective - _combine(U, first)
+    second = _project(U, rho)  # once more, for a residual orthogonal to working accuracy
+    rho = rho - _combine(U, second)
+    target = -_combine(W, first + second)
     norm = _length(rho)
 
     # The step from λ to its target ends where the first multiplier reaches zero.
@@ -297,11 +301,11 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     dropped = blocking & (ratio <= step[None])
     shortened = state.multiplier + jnp.where(blocked, step, 0.0)[None] * (target - state.multiplier)
 
-    value = jnp.sum(problem.rows * rho[None], axis=1)
+    value = _combine(problem.rows, rho)
     violation = jnp.where(problem.flat, jnp.abs(value), -value) - problem.tilt * norm[None]
     worst = jnp.argmax(violation, axis=0).astype(jnp.int32)
     largest = jnp.max(violation, axis=0)
-    error = 2 * problem.rounding + problem.steepest * jnp.sum(jnp.abs(target), axis=0)
+    error = 2 * problem.rounding + problem.steepest * _sum(lambda k: jnp.abs(target[k]), p)
     # Rounding alone can refuse a row that has just entered, or let ‖ρ‖ rise: then no proof is near.
     falls = norm < _length(state.residual)
     priced = jnp.where(
@@ -347,20 +351,37 @@ def _orthonormalize(X: Array) -> tuple[Array, Array]:
         Q, M = carry
         v, m = X[:, j], jnp.broadcast_to(columns == j, (p, lanes)).astype(X.dtype)
         for _ in range(2):
-            along = jnp.sum(Q * v[:, None], axis=0)
-            v = v - jnp.sum(Q * along[None], axis=1)
-            m = m - jnp.sum(M * along[None], axis=1)
+            along = _project(Q, v)
+            v = v - _combine(Q, along)
+            m = m - _combine(M, along)
         length = _length(v)
-        spanned = length <= jnp.sum(noise * jnp.abs(m), axis=0)
+        spanned = length <= _sum(lambda k: noise[k] * jnp.abs(m[k]), p)
         scale = jnp.where(spanned, 0.0, 1 / jnp.where(spanned, 1.0, length))[None]
         return Q.at[:, j].set(v * scale), M.at[:, j].set(m * scale)
 
     return lax.fori_loop(0, p, column, (jnp.zeros_like(X), jnp.zeros((p, p, lanes), X.dtype)))
 
 
+def _combine(A: Array, b: Array) -> Array:
+    """Ab for every lane, ``(n, p, T)`` and ``(p, T)``."""
+    return _sum(lambda k: A[:, k] * b[k][None], A.shape[1])
+
+
+def _project(A: Array, b: Array) -> Array:
+    """A'b for every lane, ``(n, p, T)`` and ``(n, T)``."""
+    return _sum(lambda i: A[i] * b[i][None], A.shape[0])
+
+
 def _length(x: Array) -> Array:
     """Euclidean length over the first axis."""
-    return jnp.sqrt(jnp.sum(jnp.square(x), axis=0))
+    return jnp.sqrt(_sum(lambda i: jnp.square(x[i]), x.shape[0]))
+
+
+def _sum(term: Callable[[int | Array], Array], count: int) -> Array:
+    """Σ term(k) in the order of k: a reduction may choose another order for another number of lanes."""
+    if count <= UNROLL:
+        return functools.reduce(operator.add, map(term, range(count)))
+    return lax.fori_loop(1, count, lambda k, total: total + term(k), term(0))
 
 
 def _by_row(family: Family, dtype: jnp.dtype) -> Family:

@@ -92,7 +92,7 @@ def test_agrees_with_the_linear_program(p):
         )
         assert decided.mean() >= (1 if dtype == "float64" else 0.995)
         np.testing.assert_array_equal(separated[decided], truth[decided])
-        np.testing.assert_array_equal(np.abs(direction).max(axis=0), separated)
+        np.testing.assert_allclose(np.abs(direction).max(axis=0), separated, rtol=1e-6)
         for i in np.flatnonzero(separated):
             assert holds(X[i], cone[i], direction[:, i].astype(float), 1e4 * float(jnp.finfo(dtype).eps))
 
@@ -245,7 +245,7 @@ def test_a_lane_does_not_touch_its_neighbours(dtype):
     assert not np.any(beside.decided[np.arange(96) % 10 == 0])
     assert not np.any(beside.decided[np.arange(96) % 10 == 7])
     order = np.random.default_rng(0).permutation(96)
-    for part in (order, order[:1]):
+    for part in (order, order[:7]):
         some = decide(jnp.asarray(X[..., part]), jnp.asarray(cone[:, part]))
         for a, b in zip(alone, some, strict=True):
             np.testing.assert_array_equal(np.asarray(a)[..., part], b)
