@@ -243,8 +243,8 @@ class _State(NamedTuple):
 
 
 def _rounding(X: Array) -> float:
-    """The relative rounding of the entries of Q and M."""
-    return 2 * X.shape[1] * float(jnp.finfo(X.dtype).eps)
+    """The relative rounding of the entries of Q and M; half of it leaves 1 in 1000 tied integer datasets undecided."""
+    return 4 * X.shape[1] * float(jnp.finfo(X.dtype).eps)
 
 
 def _reach(M: Array) -> Array:

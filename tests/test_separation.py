@@ -68,7 +68,7 @@ def random_batch(seed, p, poisson, size=DATASETS):
 
 def holds(X, cone, d, tolerance):
     """Whether d is a recession: every row within a tolerance of its own size, and one that moves."""
-    z, size = X @ d, np.abs(X) @ np.abs(d)
+    z, size = X @ d, np.linalg.norm(X, axis=1) * np.linalg.norm(d)
     signed = np.where(cone == DOWN, -z, z)
     rows = np.where(cone == FLAT, np.abs(z) <= tolerance * size, signed >= -tolerance * size) | (cone == ABSENT)
     moves = ((cone == UP) | (cone == DOWN)) & (signed > 1e-3 * size)
