@@ -15,6 +15,7 @@ from jaxirls.families import (
 from jaxirls.fit import fit
 from jaxirls.penalties import Penalty, Ridge
 from jaxirls.results import Fit
+from jaxirls.separation import Recession, detect_separation
 from jaxirls.status import Status
 from jaxirls.trace import Trace, trace
 
@@ -29,10 +30,12 @@ __all__ = [
     "NegativeBinomial",
     "Penalty",
     "Poisson",
+    "Recession",
     "Ridge",
     "Status",
     "Trace",
     "Tweedie",
+    "detect_separation",
     "fit",
     "links",
     "trace",

@@ -13,6 +13,7 @@ same for every row) or ``(1, 1)``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 Rows = Any
+
+# Slabs of rows that are added elementwise before the slab itself is summed.
+FAN = 8
 
 
 class Terms(NamedTuple):
@@ -65,7 +69,7 @@ class Design(Protocol):
         ...
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        """Σᵢ of an elementwise term of the row data, (T,), added in an order that does not depend on T."""
+        """Σᵢ of an elementwise term of the row data, (T,)."""
         ...
 
 
@@ -92,36 +96,23 @@ class Lanes:
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape
-        like = self.x[0, 0]
-
-        def row(i: Array, carry: Sums) -> Sums:
-            x = lax.dynamic_index_in_dim(self.x, i, 0, keepdims=False)
-            own = jax.tree.map(lambda leaf: _row(leaf, i, n), rows)
-            # The barrier keeps XLA from computing the kernel again for every entry of the Gram matrix.
-            terms = lax.optimization_barrier(kernel(_combine(x[None], beta)[0], own))
-            weighted = terms.weight[None] * x
-            return Sums(
-                gram=tuple(g + weighted[j : j + 1] * x[: j + 1] for j, g in enumerate(carry.gram)),
-                score=carry.score + terms.residual[None] * x,
-                sums=jax.tree.map(jnp.add, carry.sums, terms.sums),
-                minima=jax.tree.map(jnp.minimum, carry.minima, terms.minima),
-            )
-
-        shapes = _term_shapes(kernel, like, rows)
-        start = Sums(
-            gram=tuple(jnp.zeros((j + 1, lanes), like.dtype) for j in range(p)),
-            score=jnp.zeros((p, lanes), like.dtype),
-            sums=tuple(jnp.zeros((lanes,), s.dtype) for s in shapes.sums),
-            minima=tuple(jnp.full((lanes,), jnp.inf, s.dtype) for s in shapes.minima),
-        )
-        total = lax.fori_loop(0, n, row, start)
-        return total._replace(gram=_symmetric(total.gram))
+        # The barriers keep XLA from computing the kernel, or a product, again for every sum that uses it.
+        terms = lax.optimization_barrier(kernel(_combine(self.x, beta), rows))
+        weight, residual = (jnp.broadcast_to(term, (n, lanes)) for term in (terms.weight, terms.residual))
+        columns = [self.x[:, j] for j in range(p)]
+        weighted = [weight * column for column in columns]
+        products = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
+        products += [residual * column for column in columns]
+        products += [jnp.broadcast_to(term, (n, lanes)) for term in terms.sums]
+        sums = iter(_fold_rows(products, jnp.add, jnp.sum))
+        triangle = [[next(sums) for _ in range(j + 1)] for j in range(p)]
+        gram = jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+        score = jnp.stack([next(sums) for _ in range(p)])
+        lowest = [jnp.broadcast_to(term, (n, lanes)) for term in terms.minima]
+        return Sums(gram, score, tuple(sums), tuple(_fold_rows(lowest, jnp.minimum, jnp.min)))
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        def row(i: Array, carry: Array) -> Array:
-            return carry + term(jax.tree.map(lambda leaf: _row(leaf, i, self.n), rows))
-
-        return lax.fori_loop(0, self.n, row, jnp.zeros(count, self.x.dtype))
+        return _row_sum(term(rows), self.n, count)
 
 
 @jax.tree_util.register_dataclass
@@ -214,17 +205,23 @@ def _combine(x: Array, beta: Array) -> Array:
     return eta
 
 
-def _row(leaf: Array, i: Array, n: int) -> Array:
-    return lax.dynamic_index_in_dim(leaf, i if leaf.shape[0] == n else 0, 0, keepdims=False)
+def _fold_rows(
+    terms: list[Array], pair: Callable[[Array, Array], Array], reduce: Callable[[Array, int], Array]
+) -> list[Array]:
+    """Reduce each (n, T) over its rows: first ``FAN`` slabs of rows elementwise, which vectorizes, then the slab."""
+    n = terms[0].shape[0] if terms else 0
+    slab = n // FAN
 
+    def fold(term: Array) -> Array:
+        parts = [term[i * slab : (i + 1) * slab] for i in range(FAN)]
+        return functools.reduce(pair, parts)
 
-def _term_shapes(kernel: Kernel, like: Array, rows: Rows) -> Terms:
-    return jax.eval_shape(kernel, like, jax.tree.map(lambda leaf: leaf[0], rows))
-
-
-def _symmetric(triangle: tuple[Array, ...]) -> Array:
-    p = len(triangle)
-    return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+    if not slab:
+        return [reduce(term, 0) for term in terms]
+    slabs = lax.optimization_barrier([fold(term) for term in terms])
+    rest = slab * FAN
+    totals = [reduce(part, 0) for part in slabs]
+    return totals if rest == n else [pair(a, reduce(term[rest:], 0)) for a, term in zip(totals, terms, strict=True)]
 
 
 def _dot(a: Array, b: Array) -> Array:

@@ -99,14 +99,15 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
     """Decide separation for the open lanes, run the others among them to their end, and give all their statistics."""
     lanes, p = open_.shape[0], problem.design.p
-    if _can_separate(problem):
+    cones = _cones(problem)
+    if cones is not None:
         rows = problem.rows
         shape = (problem.design.n, lanes)
         present = _weights(rows)
         keep = jnp.broadcast_to(open_[None], shape)
         if present is not None:
             keep = keep & (present > 0)
-        cone = jnp.where(keep, jnp.broadcast_to(row_cones(rows.family, rows.y), shape), ABSENT)
+        cone = jnp.where(keep, jnp.broadcast_to(cones, shape), ABSENT)
         found = recession(problem.design.lanes(lanes), cone)
         overlap, direction = found.decided & ~found.separated, found.direction
         code = jnp.where(open_ & found.separated, Status.SEPARATED, state.code)
@@ -126,8 +127,8 @@ def start(problem: Problem, config: IRLS) -> State:
     lanes, dtype = problem.invalid.shape[0], rows.y.dtype
     p = design.p
     anchor = jnp.zeros((p, lanes), dtype)
-    if (given := problem.start) is not None:
-        first = anchor = jnp.broadcast_to(given, (p, lanes))
+    if problem.start is not None:
+        first = anchor = problem.start + jnp.zeros((p, lanes), dtype)
         singular = jnp.zeros(lanes, bool)
     else:
         average = _average(problem)[None]
@@ -277,14 +278,14 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
         n_iter=state.n_iter,
         status=status,
     )
-    if not _can_separate(problem):
+    if _cones(problem) is None:
         return solution, jnp.ones_like(invalid)
     return solution, (jnp.square(size) <= smallest / 4) & (status == Status.CONVERGED) | invalid | deficient
 
 
-def _can_separate(problem: Problem) -> bool:
-    """Whether some response of this family and link has no finite estimate; a penalty always has one."""
-    return problem.curvature is None and row_cones(problem.rows.family, problem.rows.y) is not None
+def _cones(problem: Problem) -> Array | None:
+    """The cones of the rows, or None where a finite estimate always exists: under a penalty, and for some links."""
+    return None if problem.curvature is not None else row_cones(problem.rows.family, problem.rows.y)
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:

@@ -116,6 +116,10 @@ class Link:
         """log(1-μ)."""
         return jnp.log1p(-self.inverse(eta))
 
+    def log_odds(self, eta: Array) -> Array:
+        """log(μ/(1-μ))."""
+        return self.log_inverse(eta) - self.log_complement(eta)
+
     def log_complement_deriv(self, eta: Array) -> Array:
         """d log(1-μ)/dη."""
         return -self.inverse_deriv(eta) / (1 - self.inverse(eta))
@@ -281,6 +285,9 @@ class Logit(Link):
 
     def log_complement(self, eta: Array) -> Array:
         return jnp.where(eta >= 0, -eta, 0.0) - jnp.log1p(_decay(eta))
+
+    def log_odds(self, eta: Array) -> Array:
+        return eta
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.inverse(eta)

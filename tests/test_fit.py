@@ -285,9 +285,7 @@ def test_options_are_checked_where_they_are_made():
 def test_the_second_call_compiles_nothing():
     X, y = simulate("poisson", (70,), n=25, p=2)
     ji.fit(X, y, ji.Poisson())
-    with jax.log_compiles(False), jax.checking_leaks():
-        count = _compilations(lambda: ji.fit(X + 1, y, ji.Poisson()))
-    assert count == 0
+    assert _compilations(lambda: ji.fit(X[:, ::-1], y, ji.Poisson())) == 0
 
 
 def _compilations(call) -> int:

@@ -17,11 +17,10 @@ from jaxirls.designs import Dense, Design, Lanes, Shared
 from jaxirls.families import Family
 from jaxirls.irls import Problem, Rows
 
-# Bytes of X a tile of lanes may take, so that it stays in a core's second-level cache.
-TILE_BYTES = 2**19
-LARGEST_TILE = 256
+# Two cache lines of float64: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
+LANES_TILE = 16
 # Beyond these a dataset is large enough for matrix products of its own.
-LANES_COLUMNS = 24
+LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
 SHARED_TILE = 64
 
@@ -62,14 +61,8 @@ def plan(batch: Batch) -> Plan:
     if p > LANES_COLUMNS or n * p > LANES_ELEMENTS:
         return Plan(Dense, 1)
     if batch.x.shape[0] == 1 and batch.size > 1:
-        return Plan(Shared, min(SHARED_TILE, _round_up(batch.size)))
-    fitting = TILE_BYTES // (n * p * batch.x.dtype.itemsize)
-    tile = max(16, min(LARGEST_TILE, fitting // 16 * 16))
-    return Plan(Lanes, min(tile, _round_up(batch.size)))
-
-
-def _round_up(size: int) -> int:
-    return -(-size // 16) * 16
+        return Plan(Shared, SHARED_TILE)
+    return Plan(Lanes, LANES_TILE)
 
 
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:

@@ -27,7 +27,7 @@ from jaxirls.irls import Solution
 CHUNK_BYTES = 2**23
 
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
-_second_round = jax.jit(second_round, static_argnums=(2, 3))
+_second_round = jax.jit(second_round, static_argnums=(3, 4))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
@@ -58,7 +58,7 @@ def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
 
     def finish(at: np.ndarray) -> Solution:
         part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
-        return _second_round(part, state, layout, config, jnp.ones(layout.tile, bool))
+        return _second_round(part, state, jnp.ones(layout.tile, bool), layout, config)
 
     finished = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: lanes.size], *_on_threads(finish, places))
     return jax.tree.map(lambda whole, new: whole.at[lanes].set(new), begun.solution, finished)

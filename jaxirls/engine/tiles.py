@@ -6,7 +6,8 @@ are gathered into full tiles of their own and finished there, so that a straggle
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,30 +29,54 @@ class Round(NamedTuple):
 
 def first_round(batch: Batch, layout: Plan, config: IRLS) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
-    size, tile = batch.size, layout.tile
 
-    def fit_at(start: Array) -> Round:
-        part = batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, tile))
-        return jax.tree.map(_batch_first, Round(*irls.begin(problem(part, layout.design, tile), config)))
+    def load(start: Array) -> irls.Problem:
+        return problem(_tile(batch, start, layout), layout.design, layout.tile)
 
-    shapes = jax.eval_shape(fit_at, jnp.int32(0))
-    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
+    return _over_tiles(load, lambda laid: Round(*irls.begin(laid, config)), batch.size, layout.tile)
 
-    def step(i: Array, store: Round) -> Round:
+
+def second_round(batch: Batch, state: irls.State, real: Array, layout: Plan, config: IRLS) -> irls.Solution:
+    """Finish datasets, given where they stand; those that are not ``real`` fill a place."""
+
+    def load(start: Array) -> tuple[irls.Problem, irls.State, Array]:
+        part = (state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32)), real)
+        own = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile), part)
+        return problem(_tile(batch, start, layout), layout.design, layout.tile), *jax.tree.map(_lanes_last, own)
+
+    def work(part: tuple[irls.Problem, irls.State, Array]) -> irls.Solution:
+        laid, state, real = part
+        return irls.finish(laid, state, real, config)
+
+    return _over_tiles(load, work, real.shape[0], layout.tile)
+
+
+def _tile(batch: Batch, start: Array, layout: Plan) -> Batch:
+    return batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile))
+
+
+def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int) -> Any:
+    """``work`` on every tile, results batch first.
+
+    A tile is loaded one turn ahead and carried: the loop's carry is memory, so that the layout change of the load is
+    made once, not again inside every pass that reads it.
+    """
+
+    def start_of(i: Array) -> Array:
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        start = jnp.minimum(i * tile, size - tile)
+        return jnp.minimum(i * tile, size - tile)
+
+    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        loaded, store = carry
+        done = jax.tree.map(_batch_first, work(loaded))
         put = lax.dynamic_update_slice_in_dim
-        return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, fit_at(start))
+        store = jax.tree.map(lambda whole, part: put(whole, part, start_of(i), 0), store, done)
+        return load(start_of(i + 1)), store
 
-    return lax.fori_loop(0, -(-size // tile), step, store)
-
-
-def second_round(batch: Batch, state: irls.State, layout: Plan, config: IRLS, real: Array) -> irls.Solution:
-    """Finish one tile of datasets, given where they stand; a lane that is not ``real`` fills a place."""
-    laid = problem(batch, layout.design, layout.tile)
-    lanes = jax.tree.map(_lanes_last, state)
-    code = jnp.where(real, lanes.code, Status.STALLED).astype(jnp.int32)
-    return jax.tree.map(_batch_first, irls.finish(laid, lanes._replace(code=code), real, config))
+    first = load(jnp.int32(0))
+    shapes = jax.eval_shape(work, first)
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
+    return lax.fori_loop(0, -(-size // tile), step, (first, store))[1]
 
 
 def fit_tiles(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
@@ -69,7 +94,7 @@ def fit_tiles(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
         def gather(leaf: Array) -> Array:
             return leaf.at[lanes].get(mode="clip")
 
-        part = second_round(batch.select(gather), jax.tree.map(gather, begun.state), layout, config, lanes < size)
+        part = second_round(batch.select(gather), jax.tree.map(gather, begun.state), lanes < size, layout, config)
         put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
         return i + 1, put
 
@@ -81,7 +106,7 @@ def padded(batch: Batch, size: int) -> Batch:
     """The batch filled up to ``size`` datasets by repeating its last."""
     extra = size - batch.size
     if batch.size == 1:
-        return batch._replace(y=jnp.broadcast_to(batch.y, (size, *batch.y.shape[1:])))
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape[1:])), batch)
     return batch.select(lambda leaf: jnp.pad(leaf, ((0, extra),) + ((0, 0),) * (leaf.ndim - 1), mode="edge"))
 
 

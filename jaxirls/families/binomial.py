@@ -6,6 +6,7 @@ For a Bernoulli mean, score = y (log μ)' + (1-y) (log(1-μ))' and weight = -(lo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import field
 from numbers import Real
 
@@ -58,6 +59,11 @@ class Binomial(Family):
     def working(self, eta: Array, y: Array) -> Working:
         m = self._m(eta)
         failures = m - y
+        if isinstance(self.link, Logit):
+            # The canonical link: one exponential, one reciprocal and one logarithm serve all three.
+            mu = self.link.inverse(eta)
+            loss = jnp.where(eta >= 0, failures, -y) * eta + m * (-self.link.log_inverse(jnp.abs(eta)))
+            return Working(y - m * mu, m * self.link.inverse_deriv(eta), loss)
         up, down = self.link.log_inverse_deriv(eta), self.link.log_complement_deriv(eta)
         log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
         return Working(y * up + failures * down, -m * up * down, -times(y, log_mu) - times(failures, log_rest))
@@ -68,9 +74,15 @@ class Binomial(Family):
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         m = self._m(eta)
         log_m = 0.0 if self.trials is None else jnp.log(m)
-        log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
-        successes = half_deviance(y, m * self.link.inverse(eta), log_m + log_mu, 1.0)
-        return 2 * (successes + half_deviance(m - y, m * jnp.exp(log_rest), log_m + log_rest, 1.0))
+
+        def counts(eta: Array, y: Array) -> Array:
+            log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
+            successes = half_deviance(y, m * self.link.inverse(eta), log_m + log_mu, 1.0)
+            return 2 * (successes + half_deviance(m - y, m * jnp.exp(log_rest), log_m + log_rest, 1.0))
+
+        if self.trials is not None:
+            return counts(eta, y)
+        return _unless_binary(y, lambda: counts(eta, y), 2 * self.working(eta, y).loss)
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
         m = self._m(y)
@@ -81,10 +93,8 @@ class Binomial(Family):
 
         if self.trials is not None:
             return counts(y)
-        # Zeros and ones have no constant: three log-gamma functions a row are not spent on them.
         shape = jnp.broadcast_shapes(y.shape, jnp.shape(precision))
-        fractions = jnp.any((y != 0) & (y != 1))
-        return lax.cond(fractions, lambda: counts(y), lambda: jnp.zeros(shape, y.dtype))
+        return _unless_binary(y, lambda: counts(y), jnp.zeros(shape, y.dtype))
 
     def log_likelihood(self, eta: Array, y: Array, weight: Array | float = 1.0, scale: Array | float = 1.0) -> Array:
         return super().log_likelihood(eta, y, weight)
@@ -96,9 +106,8 @@ class Binomial(Family):
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
         m = self._m(eta)
-        log_odds = self.link.log_inverse(eta) - self.link.log_complement(eta)
-        down, up = jnp.exp(-0.5 * log_odds), jnp.exp(0.5 * log_odds)
-        residual = y * down - (m - y) * up
+        half = 0.5 * self.link.log_odds(eta)
+        residual = y * jnp.exp(-half) - (m - y) * jnp.exp(half)
         return residual if self.trials is None else residual / jnp.sqrt(m)
 
     def anscombe_residual(self, eta: Array, y: Array) -> Array:
@@ -222,3 +231,9 @@ def _cox_snell(x: Array) -> Array:
     """The incomplete beta function B(x; 2/3, 2/3) of Cox & Snell (1968)."""
     a = jnp.full_like(x, 2 / 3)
     return _BETA * betainc(a, a, x)
+
+
+def _unless_binary(y: Array, general: Callable[[], Array], binary: Array) -> Array:
+    """``binary`` where y is 0 or 1, else ``general``, whose entropies or log-gammas are computed only if asked for."""
+    fraction = (y != 0) & (y != 1)
+    return lax.cond(jnp.any(fraction), lambda: jnp.where(fraction, general(), binary), lambda: binary)
