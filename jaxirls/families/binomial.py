@@ -59,11 +59,6 @@ class Binomial(Family):
     def working(self, eta: Array, y: Array) -> Working:
         m = self._m(eta)
         failures = m - y
-        if isinstance(self.link, Logit):
-            # The canonical link: one exponential, one reciprocal and one logarithm serve all three.
-            mu = self.link.inverse(eta)
-            loss = jnp.where(eta >= 0, failures, -y) * eta + m * (-self.link.log_inverse(jnp.abs(eta)))
-            return Working(y - m * mu, m * self.link.inverse_deriv(eta), loss)
         up, down = self.link.log_inverse_deriv(eta), self.link.log_complement_deriv(eta)
         log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
         return Working(y * up + failures * down, -m * up * down, -times(y, log_mu) - times(failures, log_rest))
