@@ -58,7 +58,6 @@ class State(NamedTuple):
     loss: Array  # (T,), objective at beta
     decrement: Array  # (T,), Newton decrement at beta, in standard errors
     halvings: Array  # (T,), of the step being tried
-    outside: Array  # (T,), whether the last refusal was for leaving the domain
     n_iter: Array  # (T,), passes made
     code: Array  # (T,), RUNNING or how the loop ended for this lane, before proof
 
@@ -145,7 +144,6 @@ def start(problem: Problem, config: IRLS) -> State:
         loss=jnp.full(lanes, jnp.inf, dtype),
         decrement=jnp.full(lanes, jnp.inf, dtype),
         halvings=jnp.zeros(lanes, jnp.int32),
-        outside=jnp.zeros(lanes, bool),
         n_iter=jnp.zeros(lanes, jnp.int32),
         code=code.astype(jnp.int32),
     )
@@ -220,7 +218,6 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
         loss=jnp.where(accept, loss, state.loss),
         decrement=jnp.where(accept, decrement, state.decrement),
         halvings=halvings,
-        outside=~finite,
         n_iter=state.n_iter + 1,
         code=code.astype(jnp.int32),
     )

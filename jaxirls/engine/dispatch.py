@@ -70,7 +70,7 @@ def _on_threads(task: Callable[[Any], Any], arguments: Iterable[Any]) -> list[An
     first = jax.block_until_ready(task(head))
     if not rest:
         return [first]
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return [first, *pool.map(lambda argument: jax.block_until_ready(task(argument)), rest)]
 
 
@@ -86,7 +86,8 @@ def _chunk(batch: Batch, layout: Plan) -> int:
     return layout.tile << (tiles.bit_length() - 1)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -7,7 +7,6 @@ their numbers, which is cheaper than to have kept them, and fitted to the end. S
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from jax import Array, lax
 from jaxirls import irls, linalg
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
+from jaxirls.engine.dispatch import cores
 from jaxirls.study.draw import draw, layout, root_keys
 from jaxirls.study.measures import Tally, tally
 from jaxirls.study.result import Replicates, StudyResult, Timing
@@ -65,8 +65,8 @@ def run(
       True
     """
     form = layout(scenario)
-    cores = _cores()
-    chunk = _chunk(scenario, form.tile, cores)
+    workers = cores() if jax.default_backend() == "cpu" else 1
+    chunk = _chunk(scenario, form.tile, workers)
     starts = range(0, scenario.replicates, chunk)
     roots = root_keys(scenario)
 
@@ -86,7 +86,7 @@ def run(
     truth = np.asarray(scenario.coefficients)
     total: Tally | None = None
     kept: list[Outcome] = []
-    for outcome in _in_order(fit, starts, cores):
+    for outcome in _in_order(fit, starts, workers):
         part = tally(*outcome, truth, scenario.level, form.tile)
         total = part if total is None else total.merge(part)
         if keep:
@@ -187,15 +187,9 @@ def _in_order(fit: Callable[[int], Outcome], starts: range, workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _chunk(scenario: Scenario, tile: int, cores: int) -> int:
+def _chunk(scenario: Scenario, tile: int, workers: int) -> int:
     """Replicates a chunk, in whole tiles: what the scenario asks for, rounded up, or an even share of the work."""
     if scenario.chunk is not None:
         return -(-scenario.chunk // tile) * tile
-    share = -(-scenario.replicates // (CHUNKS_PER_CORE * cores * tile))
+    share = -(-scenario.replicates // (CHUNKS_PER_CORE * workers * tile))
     return max(FEWEST_TILES, min(MOST_TILES, share)) * tile
-
-
-def _cores() -> int:
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
