@@ -13,7 +13,7 @@ import statsmodels.api as sm
 import jaxirls as ji
 from jaxirls import study
 from jaxirls.study.draw import draw, layout, root_keys
-from jaxirls.study.measures import Tally, merged, performance, rates, tally
+from jaxirls.study.measures import Tally, merged, performance, rates, tallies
 from jaxirls.study.scenario import FAMILIES, LINKS
 
 SEPARATION = study.Scenario(
@@ -47,7 +47,7 @@ def draws(count: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def test_measures_are_their_definitions():
     estimates, se, status, truth = draws(501)
-    total = tally(estimates, se, status, truth, 0.9, block=64)
+    total = merged(tallies(estimates, se, status, truth, 0.9, block=64))
     good = status == ji.Status.CONVERGED
     b, s, n = estimates[good], se[good], good.sum()
     d, z = b - truth, 1.6448536269514722
@@ -83,7 +83,7 @@ def test_measures_are_their_definitions():
 
 def test_rates_count_every_replicate():
     estimates, se, status, truth = draws(501)
-    total = tally(estimates, se, status, truth, 0.95, block=64)
+    total = merged(tallies(estimates, se, status, truth, 0.95, block=64))
     found = {rate.status: rate for rate in rates(total)}
     assert set(found) == set(ji.Status)
     assert sum(rate.fits for rate in found.values()) == total.replicates == 501
@@ -102,7 +102,7 @@ def test_monte_carlo_standard_errors_are_the_spread_over_studies():
         # Standard errors are independent of the estimates, as the formulas have it.
         se = np.sqrt(rng.chisquare(12, (count, 1)) / 12) * 0.4
         estimates = truth + 0.4 * rng.normal(size=(count, 1))
-        found.append(performance(tally(estimates, se, np.zeros(count, np.int32), truth, 0.95, 256), truth))
+        found.append(performance(merged(tallies(estimates, se, np.zeros(count, np.int32), truth, 0.95, 256)), truth))
     for measures in zip(*found, strict=True):
         spread = np.std([m.estimate for m in measures], ddof=1)
         mcse = np.sqrt(np.mean([m.mcse**2 for m in measures]))
@@ -115,8 +115,9 @@ def test_merging_loses_nothing_to_cancellation():
     truth = np.array([0.0])
     estimates = 1e8 + rng.normal(size=(4096, 1))
     parts = [
-        tally(part, np.ones_like(part), np.zeros(len(part), np.int32), truth, 0.95, 128)
+        tally
         for part in np.split(estimates, [1000, 1001])
+        for tally in tallies(part, np.ones_like(part), np.zeros(len(part), np.int32), truth, 0.95, 128)
     ]
     emp = next(m for m in performance(merged(parts), truth) if m.name == "empirical SE")
     np.testing.assert_allclose(emp.estimate, estimates.std(ddof=1), rtol=1e-7)
@@ -128,7 +129,7 @@ def test_too_few_estimates_are_undefined_not_wrong(used: int):
     status[:used] = ji.Status.CONVERGED
     estimates = np.arange(5.0)[:, None]
     truth = np.array([1.0])
-    total = tally(estimates, np.ones((5, 1)), status, truth, 0.95, 4)
+    total = merged(tallies(estimates, np.ones((5, 1)), status, truth, 0.95, 4))
     found = {m.name: m for m in performance(total, truth)}
     assert np.isnan(found["empirical SE"].estimate)
     assert np.isnan(found["bias"].mcse)
@@ -460,8 +461,8 @@ def test_bad_replicate_numbers_are_errors():
 
 def test_tallies_merge_with_one_that_has_no_estimate():
     estimates, se, status, truth = draws(50)
-    full = tally(estimates, se, status, truth, 0.95, 16)
-    separated = tally(estimates, se, np.full_like(status, ji.Status.SEPARATED), truth, 0.95, 16)
+    full = merged(tallies(estimates, se, status, truth, 0.95, 16))
+    separated = merged(tallies(estimates, se, np.full_like(status, ji.Status.SEPARATED), truth, 0.95, 16))
     both: Tally = separated.merge(full)
     assert both.used == full.used
     np.testing.assert_array_equal(both.error.mean, full.error.mean)

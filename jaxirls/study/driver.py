@@ -23,7 +23,7 @@ from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
 from jaxirls.engine.dispatch import cores
 from jaxirls.study.draw import draw, layout, root_keys
-from jaxirls.study.measures import Tally, tally
+from jaxirls.study.measures import Tally, merged, tallies
 from jaxirls.study.result import Replicates, StudyResult, Timing
 from jaxirls.study.scenario import Scenario
 
@@ -84,19 +84,17 @@ def run(
         return Outcome(*(leaf[:count] for leaf in outcome))
 
     truth = np.asarray(scenario.coefficients)
-    total: Tally | None = None
+    parts: list[Tally] = []
     kept: list[Outcome] = []
     for outcome in _in_order(fit, starts, workers):
-        part = tally(*outcome, truth, scenario.level, form.tile)
-        total = part if total is None else total.merge(part)
+        parts += tallies(*outcome, truth, scenario.level, form.tile)
         if keep:
             kept.append(outcome)
         if progress is not None:
             progress(len(outcome.status))
-    assert total is not None
     timing = Timing(compile_seconds=compiled - before, run_seconds=time.perf_counter() - compiled)
     replicates = Replicates(*map(np.concatenate, zip(*kept, strict=True))) if keep else None
-    return StudyResult(scenario=scenario, total=total, timing=timing, replicates=replicates)
+    return StudyResult(scenario=scenario, total=merged(parts), timing=timing, replicates=replicates)
 
 
 class Outcome(NamedTuple):

@@ -32,7 +32,7 @@ import numpy as np
 
 from jaxirls.status import Status
 
-__all__ = ["Measure", "Moments", "Rate", "Tally", "performance", "rates", "tally"]
+__all__ = ["Measure", "Moments", "Rate", "Tally", "merged", "performance", "rates", "tallies"]
 
 
 class Measure(NamedTuple):
@@ -116,10 +116,10 @@ class Tally(NamedTuple):
         return int(self.statuses.sum())
 
 
-def tally(
+def tallies(
     estimates: np.ndarray, standard_errors: np.ndarray, status: np.ndarray, truth: np.ndarray, level: float, block: int
-) -> Tally:
-    """Count replicates, taken in blocks of fixed length so that equal replicates give equal bits, chunked or not.
+) -> list[Tally]:
+    """Count replicates in blocks of fixed length, to be merged one by one: chunked or not, the totals are the same.
 
     Args:
       estimates, standard_errors: ``(B, p)``.
@@ -145,7 +145,7 @@ def tally(
             (np.abs(estimate) > reach * se).sum(0),
         )
 
-    return merged(one(start) for start in range(0, len(status), block))
+    return [one(start) for start in range(0, len(status), block)]
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
