@@ -14,10 +14,11 @@ from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS
+from jaxirls.data import Data, core_ranks
 from jaxirls.engine import fit_batch, is_concrete
 from jaxirls.engine.batch import Batch
 from jaxirls.families import Family
-from jaxirls.implicit import Data, core_ranks, tangents
+from jaxirls.implicit import tangents
 from jaxirls.irls import Solution
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit

@@ -1,0 +1,89 @@
+r"""The data of a fit: its arguments, and their rows laid out for arithmetic, batch axes in front."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxirls.families import Family
+
+__all__ = ["HIGHEST", "Data", "Rows", "core_ranks", "gram", "linear", "rows_of"]
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+class Data(NamedTuple):
+    """The arguments of a fit, each with its own leading axes, all of one dtype."""
+
+    X: Array
+    y: Array
+    offset: Array | None
+    freq_weights: Array | None
+    var_weights: Array | None
+    family: Family
+    curvature: Array | None
+    start: Array | None
+    scale: Array | None
+
+
+def core_ranks(data: Data) -> Data:
+    """The number of trailing axes of each leaf that are not batch axes."""
+    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "curvature": 1, "start": 1, "scale": 0}
+    ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
+    rows = data.family.row_parameters
+    family = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
+    )
+    absent = dict.fromkeys(Data._fields)
+    return Data(**{**absent, **ranks, "family": family})
+
+
+class Rows(NamedTuple):
+    """Data without traps, aligned to the batch axes of the solution."""
+
+    X: Array
+    y: Array
+    offset: Array | None
+    freq: Array
+    var: Array
+    family: Family
+    curvature: Array | None
+    scale: Array | None
+
+
+def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
+    """The data with ``depth`` batch axes each, and weight zero and harmless values wherever nothing was fitted."""
+    ranks = core_ranks(data)
+
+    def aligned(leaf: Array, rank: int) -> Array:
+        return leaf.reshape((1,) * (depth - (leaf.ndim - rank)) + leaf.shape)
+
+    data = jax.tree.map(aligned, data, ranks)
+    family = jax.tree.map(lambda leaf, rank: leaf if rank else leaf[..., None], data.family, ranks.family)
+    freq = jnp.ones_like(data.y) if data.freq_weights is None else data.freq_weights
+    var = jnp.ones_like(data.y) if data.var_weights is None else data.var_weights
+    used = fitted[..., None] & (freq > 0) & (var > 0)
+    return Rows(
+        X=jnp.where(jnp.isfinite(data.X), data.X, 0.0),
+        y=jnp.where(used & family.valid_response(data.y), data.y, 0.5),
+        offset=None if data.offset is None else jnp.where(jnp.isfinite(data.offset), data.offset, 0.0),
+        freq=jnp.where(used, freq, 0.0),
+        var=jnp.where(var > 0, var, 1.0),
+        family=family,
+        curvature=data.curvature,
+        scale=data.scale,
+    )
+
+
+def linear(beta: Array, data: Rows) -> Array:
+    """η = Xβ + offset, ``(..., n)``."""
+    eta = jnp.einsum("...np,...p->...n", data.X, beta, precision=HIGHEST)
+    return eta if data.offset is None else eta + data.offset
+
+
+def gram(data: Rows, weight: Array) -> Array:
+    """X' diag(weight) X, ``(..., p, p)``."""
+    return jnp.einsum("...np,...nq->...pq", data.X * weight[..., None], data.X, precision=HIGHEST)
