@@ -13,7 +13,7 @@ from jaxirls.families import (
     Tweedie,
 )
 from jaxirls.fit import fit
-from jaxirls.penalties import Penalty, Ridge
+from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.results import Fit
 from jaxirls.separation import Recession, detect_separation
 from jaxirls.status import Status
@@ -27,6 +27,8 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "InverseGaussian",
+    "Jeffreys",
+    "MeanBiasReduction",
     "NegativeBinomial",
     "Penalty",
     "Poisson",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.families import Family
+from jaxirls.penalties import Penalty
 
 __all__ = ["HIGHEST", "Data", "Rows", "core_ranks", "gram", "linear", "rows_of"]
 
@@ -24,21 +25,22 @@ class Data(NamedTuple):
     freq_weights: Array | None
     var_weights: Array | None
     family: Family
-    curvature: Array | None
+    penalty: Penalty | None
     start: Array | None
     scale: Array | None
 
 
 def core_ranks(data: Data) -> Data:
     """The number of trailing axes of each leaf that are not batch axes."""
-    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "curvature": 1, "start": 1, "scale": 0}
+    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "start": 1, "scale": 0}
     ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
     rows = data.family.row_parameters
     family = jax.tree_util.tree_map_with_path(
         lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
     )
     absent = dict.fromkeys(Data._fields)
-    return Data(**{**absent, **ranks, "family": family})
+    penalty = jax.tree.map(lambda _: 1, data.penalty)
+    return Data(**{**absent, **ranks, "family": family, "penalty": penalty})
 
 
 class Rows(NamedTuple):
@@ -50,7 +52,8 @@ class Rows(NamedTuple):
     freq: Array
     var: Array
     family: Family
-    curvature: Array | None
+    penalty: Penalty | None
+    fitted: Array
     scale: Array | None
 
 
@@ -73,7 +76,8 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
         freq=jnp.where(used, freq, 0.0),
         var=jnp.where(var > 0, var, 1.0),
         family=family,
-        curvature=data.curvature,
+        penalty=data.penalty,
+        fitted=fitted,
         scale=data.scale,
     )
 

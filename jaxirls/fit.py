@@ -53,7 +53,8 @@ def fit(
       freq_weights: how often each row was observed, ``(..., n)``. Rows of weight zero contribute nothing, whatever they
         hold: that is how datasets of different lengths are padded into one batch.
       var_weights: precision of each row, ``(..., n)``: its dispersion is φ / weight.
-      penalty: ``ji.Ridge(strength)``; minus the log-likelihood plus the penalty is minimized.
+      penalty: ``ji.Ridge(strength)``, ``ji.Jeffreys()`` or ``ji.MeanBiasReduction()``; the log-likelihood less the
+        penalty is maximized, or the adjusted score equations are solved.
       start: coefficients to start from, ``(..., p)``.
       scale: known dispersion, a number or ``(...)``; None estimates it as Pearson's χ² / df_resid in the families that
         have one.
@@ -84,7 +85,8 @@ def fit(
     if not isinstance(config, IRLS):
         raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
     solution = _solve(config, data)
-    curvature = None if data.curvature is None else jnp.broadcast_to(data.curvature, solution.params.shape)
+    diagonal = None if data.penalty is None else data.penalty.diagonal
+    curvature = None if diagonal is None else jnp.broadcast_to(diagonal, solution.params.shape)
     return Fit(
         params=solution.params,
         information=solution.information,
@@ -210,9 +212,9 @@ def check_arguments(
         raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
     if y_.ndim < 1 or y_.shape[-1] != n:
         raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
-    if n < p and penalty is None:
+    if n < p and not (penalty is not None and penalty.identifies):
         raise ValueError(
-            f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give a penalty"
+            f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give penalty=ji.Ridge(...)"
         )
     cores = {"offset": (n,), "freq_weights": (n,), "var_weights": (n,), "start": (p,)}
     for name, core in cores.items():
@@ -231,7 +233,9 @@ def check_arguments(
             raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
         if value is not None and not value.ndim:
             family = _replaced(family, {name: value[None]})
-    curvature = None if penalty is None else jnp.asarray(penalty.curvature(p), dtype)
+    if penalty is not None:
+        penalty.check(family, scale is not None)
+        penalty = penalty.bound(p, dtype)
     data = Data(
         X_.astype(dtype),
         y_.astype(dtype),
@@ -239,7 +243,7 @@ def check_arguments(
         cast["freq_weights"],
         cast["var_weights"],
         family,
-        curvature,
+        penalty,
         cast["start"],
         cast["scale"],
     )

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.scipy.linalg import cho_solve
+from jax import Array, lax
 
 from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
 from jaxirls.irls import Solution
-from jaxirls.linalg import plus_diagonal
 from jaxirls.status import Status
 
 
@@ -33,7 +31,7 @@ def tangents(solution: Solution, data: Data, moved: Data) -> Solution:
     curvature = _observed(beta, clean(data))
     identity = jnp.broadcast_to(jnp.eye(beta.shape[-1], dtype=beta.dtype), curvature.shape)
     curvature = jnp.where(fitted[..., None, None], curvature, identity)
-    step = cho_solve((jnp.linalg.cholesky(curvature), True), pull[..., None])[..., 0]
+    step = jnp.linalg.solve(curvature, pull[..., None])[..., 0]
     step = jnp.where(fitted[..., None], step, 0.0)
     change = jax.jvp(lambda beta, data: _measures(beta, clean(data)), (beta, data), (step, moved))[1]
 
@@ -54,15 +52,36 @@ def _no_tangent(leaf: Array) -> Array:
 def _score(beta: Array, data: Rows) -> Array:
     residual = data.freq * data.var * data.family.working(linear(beta, data), data.y).score
     score = jnp.einsum("...np,...n->...p", data.X, residual, precision=HIGHEST)
-    return score if data.curvature is None else score - data.curvature * beta
+    return score if data.penalty is None else score + _penalty_score(beta, data)
+
+
+def _penalty_score(beta: Array, data: Rows) -> Array:
+    penalty = data.penalty
+    score = jnp.zeros_like(beta) if penalty.diagonal is None else -penalty.diagonal * beta
+    if not penalty.bends:
+        return score
+    eta, weight = linear(beta, data), data.freq * data.var
+    information = gram(data, weight * data.family.information(eta))
+    identity = jnp.eye(beta.shape[-1], dtype=beta.dtype)
+    lower = jnp.linalg.cholesky(jnp.where(data.fitted[..., None, None], information, identity))
+    rows = jnp.broadcast_to(data.X, (*beta.shape[:-1], *data.X.shape[-2:]))
+    variance = jnp.square(lax.linalg.triangular_solve(lower, rows, lower=True, transpose_a=True)).sum(-1)
+    bend = 0.5 * weight * variance * penalty.rate(data.family, eta)
+    bend = bend if data.scale is None else bend * data.scale[..., None]
+    return score + jnp.einsum("...np,...n->...p", data.X, bend, precision=HIGHEST)
 
 
 def _observed(beta: Array, data: Rows) -> Array:
-    """-∂score/∂β."""
+    """-∂score/∂β; not symmetric, where a penalty's score is no gradient."""
     eta = linear(beta, data)
     slope = jax.jvp(lambda eta: data.family.working(eta, data.y).score, (eta,), (jnp.ones_like(eta),))[1]
     information = gram(data, -data.freq * data.var * slope)
-    return information if data.curvature is None else plus_diagonal(information, data.curvature)
+    if data.penalty is None:
+        return information
+    p = beta.shape[-1]
+    units = jnp.broadcast_to(jnp.eye(p, dtype=beta.dtype).reshape(p, *(1,) * (beta.ndim - 1), p), (p, *beta.shape))
+    turn = jax.vmap(lambda unit: jax.jvp(lambda beta: _penalty_score(beta, data), (beta,), (unit,))[1])(units)
+    return information - jnp.moveaxis(turn, 0, -1)
 
 
 def _measures(beta: Array, data: Rows) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from jaxirls import linalg
 from jaxirls.config import IRLS
 from jaxirls.designs import Design, Kernel, Sums, Terms
 from jaxirls.families import Family
+from jaxirls.penalties import Penalty
 from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
 
@@ -44,10 +45,15 @@ class Problem(NamedTuple):
 
     design: Design
     rows: Rows
-    curvature: Array | None  # (p, T) or (p, 1): diagonal of the penalty's second derivative
+    penalty: Penalty | None  # leaves (p | 1, T | 1)
     start: Array | None  # (p, T) or (p, 1)
     scale: Array | None  # (1, T) or (1, 1): a known dispersion
     invalid: Array  # (T,)
+
+    @property
+    def curvature(self) -> Array | None:
+        """Diagonal of the second derivative of the penalty's quadratic part, (p | 1, T | 1)."""
+        return None if self.penalty is None else self.penalty.diagonal
 
 
 class State(NamedTuple):
@@ -185,14 +191,14 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
     gram, score, loss, dispersion, total = _evaluate(problem, candidate)
+    factor = linalg.factorize(_plus(gram, problem.curvature))
+    score, half, loss = _bent(problem, candidate, factor, score, loss)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(score).all(0)
     noise = 16 * eps * (jnp.abs(state.loss) + total)
     accept = finite & ((loss <= state.loss + noise) | ~jnp.isfinite(state.loss))
 
-    factor = linalg.factorize(_plus(gram, problem.curvature))
     singular = ~(factor.pivot > pivot_tolerance(problem.design.p, dtype))
-    half = linalg.forward(factor, score)
     size = jnp.sqrt(jnp.square(half).sum(0))
     step = linalg.backward(factor, half)
 
@@ -246,7 +252,8 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     llf = _saturated(problem, at) - 0.5 * deviance / at
 
     factor = linalg.factorize(_plus(gram, problem.curvature))
-    size = jnp.sqrt(jnp.square(linalg.forward(factor, score)).sum(0))
+    score, half, _ = _bent(problem, beta, factor, score, deviance)
+    size = jnp.sqrt(jnp.square(half).sum(0))
     unit = jnp.sqrt(scale)
     decrement = size / jnp.where(unit > 0, unit, 1.0)
     floor = 64 * jnp.finfo(dtype).eps * jnp.sqrt(_quadratic(gram, beta) + nobs)
@@ -363,6 +370,21 @@ def _least_squares(problem: Problem, kernel: Kernel, data: Any) -> tuple[Array, 
     factor = linalg.factorize(_plus(total.gram, problem.curvature))
     singular = ~(factor.pivot > pivot_tolerance(p, zero.dtype))
     return linalg.solve(factor, total.score), singular
+
+
+def _bent(
+    problem: Problem, beta: Array, factor: linalg.Factor, score: Array, loss: Array
+) -> tuple[Array, Array, Array]:
+    """The score s with the penalty's bend, L⁻¹s, and what must not rise."""
+    penalty, design, rows = problem.penalty, problem.design, problem.rows
+    if penalty is None or not penalty.bends:
+        return score, linalg.forward(factor, score), loss
+    scale = jnp.ones_like(loss) if problem.scale is None else problem.scale[0]
+    rate = penalty.rate(rows.family, _shift(rows, design.predict(beta)))
+    score = score + 0.5 * scale * design.pull(_weigh(rows, design.variances(factor) * rate))
+    half = linalg.forward(factor, score)
+    loss = penalty.descends(loss, half, factor, scale)
+    return score, half, jnp.where(factor.pivot > 0, loss, jnp.inf)
 
 
 def _plus(gram: Array, curvature: Array | None) -> Array:

@@ -78,6 +78,12 @@ def backward(factor: Factor, z: Array) -> Array:
     return lax.fori_loop(0, p, column, z) * factor.scaling
 
 
+def log_determinant(factor: Factor) -> Array:
+    """log det A, (T,)."""
+    diagonal = jnp.arange(factor.lower.shape[0])
+    return 2 * (jnp.log(factor.lower[diagonal, diagonal]) - jnp.log(factor.scaling)).sum(0)
+
+
 def _cholesky_unrolled(a: Array) -> tuple[Array, Array]:
     p = a.shape[0]
     lower: list[list[Array]] = [[jnp.zeros_like(a[0, 0])] * p for _ in range(p)]

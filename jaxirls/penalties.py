@@ -1,22 +1,68 @@
-r"""Penalties: what is added to minus the log-likelihood."""
+r"""Penalties: what is added to minus the log-likelihood, in units of φ times it, as everywhere in the loop.
+
+A penalty is an immutable pytree with up to two parts. The first is quadratic: ``diagonal`` is its second derivative,
+which enters the system that gives a step. The second bends the score by
+
+    ½ Σᵢ qᵢ rᵢ xᵢ,    qᵢ = xᵢ'(X'WX)⁻¹xᵢ, the variance of the i-th predictor at φ = 1,
+
+with an elementwise ``rate`` r(η) of the penalty, and ``descends`` then says on what the loop descends.
+
+**Jeffreys** maximizes ℓ + ½ log det (X'WX/φ), the mode under Jeffreys' prior: r = w' = dw/dη.
+
+**Mean bias reduction** solves the adjusted score equations of Firth (1993), which remove the first-order bias of the
+estimate. In a generalized linear model r = w d'/d with d = dμ/dη (Kosmidis & Firth 2009, section 4.2: ½ hᵢ d'/d with
+hᵢ = wᵢqᵢ the leverage). As w = d²/V(μ), that is r = (w' + w (log V)')/2, which needs no ratio of two vanishing numbers in
+the tails. For a canonical link d = w, and the two penalties are one: Firth's. Off it the bent score is no gradient, and
+the loop descends on its norm in the metric of the information.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
-__all__ = ["Penalty", "Ridge"]
+from jaxirls import linalg
+from jaxirls.families import Family
+from jaxirls.links import slope
+
+__all__ = ["Jeffreys", "MeanBiasReduction", "Penalty", "Ridge"]
 
 
 class Penalty:
-    """Base of all penalties."""
+    """Base of all penalties.
 
-    def curvature(self, p: int) -> Array:
-        """Diagonal of the penalty's second derivative, ``(..., p)`` with the batch axes in front."""
-        raise NotImplementedError
+    Attributes:
+      bends: whether the penalty has the second part, a ``rate``.
+      identifies: whether it makes the estimate unique, whatever the rank of X.
+    """
+
+    bends: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
+
+    def check(self, family: Family, scale_given: bool) -> None:
+        """Raise a ValueError where the penalty is not defined for a model."""
+
+    def bound(self, p: int, dtype: DTypeLike) -> Penalty:
+        """The penalty for p columns: leaves of shape ``(..., p)`` or ``(..., 1)``, batch axes in front."""
+        raise NotImplementedError(f"{type(self).__name__} must define bound(p, dtype)")
+
+    @property
+    def diagonal(self) -> Array | None:
+        """Of a bound penalty, the diagonal of the second derivative of its quadratic part, or None."""
+        return None
+
+    def rate(self, family: Family, eta: Array) -> Array:
+        """r at η, for a row of unit weight."""
+        raise NotImplementedError(f"{type(self).__name__} must define rate(family, eta)")
+
+    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
+        """What a step must not raise, ``(T,)``: with the ``loss`` without this part, and ``half`` = L⁻¹ s of the score."""
+        raise NotImplementedError(f"{type(self).__name__} must define descends(loss, half, factor, scale)")
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +78,8 @@ class Ridge(Penalty):
       penalize: optional mask or multiplier a column, ``(p,)``; zero leaves a column (an intercept, say) unpenalized.
     """
 
+    identifies = True
+
     strength: Array | float
     penalize: Array | None = None
 
@@ -39,12 +87,82 @@ class Ridge(Penalty):
         if isinstance(self.strength, (int, float)) and not self.strength >= 0:
             raise ValueError(f"Ridge(strength={self.strength}): strength must be zero or positive")
 
-    def curvature(self, p: int) -> Array:
-        strength = jnp.asarray(self.strength)[..., None]
-        mask = jnp.ones(p, strength.dtype) if self.penalize is None else jnp.asarray(self.penalize)
+    def bound(self, p: int, dtype: DTypeLike) -> Ridge:
+        strength = jnp.asarray(self.strength, dtype)[..., None]
+        if self.penalize is None:
+            return Ridge(strength)
+        mask = jnp.asarray(self.penalize)
         if mask.shape[-1:] != (p,):
             raise ValueError(
                 f"Ridge(penalize=...) has shape {mask.shape}: expected (..., {p}), one value a column of X"
             )
-        lead = jnp.broadcast_shapes(strength.shape[:-1], mask.shape[:-1])
-        return jnp.broadcast_to(strength, (*lead, p)) * jnp.broadcast_to(mask, (*lead, p)).astype(strength.dtype)
+        shape = (*jnp.broadcast_shapes(strength.shape[:-1], mask.shape[:-1]), p)
+        return Ridge(jnp.broadcast_to(strength, shape) * jnp.broadcast_to(mask, shape).astype(dtype))
+
+    @property
+    def diagonal(self) -> Array:
+        return jnp.asarray(self.strength)
+
+
+class _BiasReducing(Penalty):
+    """Jeffreys' penalty and mean bias reduction."""
+
+    bends = True
+
+    def check(self, family: Family, scale_given: bool) -> None:
+        if family.has_dispersion and not scale_given:
+            raise ValueError(
+                f"ji.{type(self).__name__}() needs a known dispersion, and the {type(family).__name__} family estimates "
+                "its own: give scale=..., or use ji.Ridge(...)"
+            )
+
+    def bound(self, p: int, dtype: DTypeLike) -> Penalty:
+        return self
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Jeffreys(_BiasReducing):
+    r"""Jeffreys' prior: ½ log det (X'WX/φ) is added to the log-likelihood. For a canonical link, Firth's penalty.
+
+    The estimate is finite for Binomial data with a logit, probit, complementary log-log, log-log or Cauchy link and X
+    of full rank, separated or not (Kosmidis & Firth 2021, Biometrika 108, 71-82), and equals that of R's brglm2 with
+    ``type = "MPL_Jeffreys"``. Standard errors are those of (X'WX)⁻¹ at the estimate, as there.
+
+    The dispersion must be known: families that estimate one need ``scale=``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(4), jnp.arange(4.0)], axis=-1)
+      >>> fit = ji.fit(X, jnp.array([0.0, 0.0, 1.0, 1.0]), ji.Binomial(), penalty=ji.Jeffreys())
+      >>> print(ji.Status(int(fit.status)).name, fit.params.round(2))
+      CONVERGED [-2.06  1.38]
+    """
+
+    def rate(self, family: Family, eta: Array) -> Array:
+        return slope(family.information, eta)
+
+    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
+        return loss - 0.5 * scale * linalg.log_determinant(factor)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MeanBiasReduction(_BiasReducing):
+    r"""Firth's (1993) adjusted score equations, which remove the first-order bias of the estimate.
+
+    The estimate equals that of R's brglm2 with ``type = "AS_mean"``, and of ``ji.Jeffreys()`` for a canonical link. Off
+    it the equations belong to no likelihood, so that there are no likelihood-ratio tests. Standard errors are those of
+    (X'WX)⁻¹ at the estimate.
+
+    The dispersion must be known: families that estimate one need ``scale=``.
+
+    Source: Firth (1993), Biometrika 80, 27-38; Kosmidis & Firth (2009), Biometrika 96, 793-804.
+    """
+
+    def rate(self, family: Family, eta: Array) -> Array:
+        return 0.5 * (slope(family.information, eta) + family.information(eta) * family.log_variance_slope(eta))
+
+    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
+        return jnp.where(jnp.isfinite(loss), 0.5 * jnp.square(half).sum(0), loss)

@@ -16,6 +16,7 @@ from jax import Array
 from jaxirls.designs import Dense, Design, Lanes, Shared
 from jaxirls.families import Family
 from jaxirls.irls import Problem, Rows
+from jaxirls.penalties import Penalty
 
 # Two cache lines of float64: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     freq_weights: Array | None
     var_weights: Array | None
     family: Family  # parameters of rows (B | 1, n), of datasets (B | 1, 1)
-    curvature: Array | None  # (B | 1, p)
+    penalty: Penalty | None  # leaves (B | 1, p | 1)
     start: Array | None  # (B | 1, p)
     scale: Array | None  # (B | 1,)
 
@@ -82,7 +83,8 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
         x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
         laid = Dense(x) if design is Dense else Lanes(x.transpose(1, 2, 0))
     scale = None if tile.scale is None else tile.scale[None]
-    return Problem(laid, rows, _transposed(tile.curvature), _transposed(tile.start), scale, invalid)
+    penalty = jax.tree.map(_transposed, tile.penalty)
+    return Problem(laid, rows, penalty, _transposed(tile.start), scale, invalid)
 
 
 def _transposed(leaf: Array | None) -> Array | None:
@@ -120,7 +122,7 @@ def _invalid(tile: Batch) -> Array:
     if weight is not None:
         row = row & (weight != 0)
     bad = row.any(1)
-    for nonnegative in (tile.freq_weights, tile.var_weights, tile.curvature):
+    for nonnegative in (tile.freq_weights, tile.var_weights, *jax.tree.leaves(tile.penalty)):
         if nonnegative is not None:
             bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(1)
     if tile.start is not None:

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxirls.links import Interval, Link
+from jaxirls.links import Interval, Link, slope
 
 __all__ = ["Family", "Working", "cast", "times"]
 
@@ -52,6 +52,14 @@ class Family:
     def variance(self, mu: Array) -> Array:
         """V(μ), so that Var y = φ V(μ) / weight."""
         raise NotImplementedError(f"{type(self).__name__} must define variance(mu)")
+
+    def information(self, eta: Array) -> Array:
+        """The weight of ``working``, which is free of the response."""
+        return self.working(eta, self.mean(eta)).weight
+
+    def log_variance_slope(self, eta: Array) -> Array:
+        """∂ log V(μ)/∂η."""
+        return slope(lambda eta: jnp.log(self.variance(self.link.inverse(eta))), eta)
 
     def mean(self, eta: Array) -> Array:
         """E y at η, on the scale of μ."""

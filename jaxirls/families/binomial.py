@@ -66,6 +66,9 @@ class Binomial(Family):
     def variance(self, mu: Array) -> Array:
         return mu * (1 - mu)
 
+    def log_variance_slope(self, eta: Array) -> Array:
+        return self.link.log_inverse_deriv(eta) + self.link.log_complement_deriv(eta)
+
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         m = self._m(eta)
         log_m = 0.0 if self.trials is None else jnp.log(m)
@@ -175,6 +178,10 @@ class NegativeBinomial(Family):
 
     def variance(self, mu: Array) -> Array:
         return mu + self._alpha(mu) * jnp.square(mu)
+
+    def log_variance_slope(self, eta: Array) -> Array:
+        odds = Logit().inverse(self.link.log_inverse(eta) + jnp.log(self._alpha(eta)))
+        return self.link.log_inverse_deriv(eta) * (1 + odds)
 
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         # Given y + 1/α trials the law is binomial, so the deviance is a sum of two Poisson ones.

@@ -92,6 +92,9 @@ class PowerVariance(Family):
         k = self._power(mu)
         return mu ** int(k) if isinstance(k, float) and k.is_integer() else jnp.power(mu, k)
 
+    def log_variance_slope(self, eta: Array) -> Array:
+        return self._power(eta) * self.link.log_inverse_deriv(eta)
+
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         return 2 * half_deviance(y, self.link.inverse(eta), self.link.log_inverse(eta), self._power(eta))
 
