@@ -10,6 +10,8 @@ of that dataset, finite or not, enters those of another.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -56,7 +58,7 @@ def _score(beta: Array, data: Rows) -> Array:
 
 
 def _penalty_score(beta: Array, data: Rows) -> Array:
-    penalty = data.penalty
+    penalty: Any = data.penalty
     score = jnp.zeros_like(beta) if penalty.diagonal is None else -penalty.diagonal * beta
     if not penalty.bends:
         return score

@@ -289,7 +289,7 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
 
 def _cones(problem: Problem) -> Array | None:
     """The cones of the rows, or None where a finite estimate always exists: under a penalty, and for some links."""
-    return None if problem.curvature is not None else row_cones(problem.rows.family, problem.rows.y)
+    return None if problem.penalty is not None else row_cones(problem.rows.family, problem.rows.y)
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
@@ -379,9 +379,9 @@ def _bent(
     penalty, design, rows = problem.penalty, problem.design, problem.rows
     if penalty is None or not penalty.bends:
         return score, linalg.forward(factor, score), loss
-    scale = jnp.ones_like(loss) if problem.scale is None else problem.scale[0]
+    scale = jnp.ones_like(loss) if problem.scale is None else jnp.broadcast_to(problem.scale[0], loss.shape)
     rate = penalty.rate(rows.family, _shift(rows, design.predict(beta)))
-    score = score + 0.5 * scale * design.pull(_weigh(rows, design.variances(factor) * rate))
+    score = score + 0.5 * scale[None] * design.pull(_weigh(rows, design.variances(factor) * rate))
     half = linalg.forward(factor, score)
     loss = penalty.descends(loss, half, factor, scale)
     return score, half, jnp.where(factor.pivot > 0, loss, jnp.inf)

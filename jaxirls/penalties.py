@@ -11,9 +11,9 @@ with an elementwise ``rate`` r(η) of the penalty, and ``descends`` then says on
 
 **Mean bias reduction** solves the adjusted score equations of Firth (1993), which remove the first-order bias of the
 estimate. In a generalized linear model r = w d'/d with d = dμ/dη (Kosmidis & Firth 2009, section 4.2: ½ hᵢ d'/d with
-hᵢ = wᵢqᵢ the leverage). As w = d²/V(μ), that is r = (w' + w (log V)')/2, which needs no ratio of two vanishing numbers in
-the tails. For a canonical link d = w, and the two penalties are one: Firth's. Off it the bent score is no gradient, and
-the loop descends on its norm in the metric of the information.
+hᵢ = wᵢqᵢ the leverage). As w = d²/V(μ), that is r = (w' + w (log V)')/2, which needs no ratio of two vanishing numbers
+in the tails. For a canonical link d = w, and the two penalties are one: Firth's. Off it the bent score is no gradient,
+and the loop descends on its norm in the metric of the information.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Penalty:
         raise NotImplementedError(f"{type(self).__name__} must define rate(family, eta)")
 
     def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
-        """What a step must not raise, ``(T,)``: with the ``loss`` without this part, and ``half`` = L⁻¹ s of the score."""
+        """What no step may raise, ``(T,)``: ``loss`` is that without the bend, ``half`` is L⁻¹ times the bent score."""
         raise NotImplementedError(f"{type(self).__name__} must define descends(loss, half, factor, scale)")
 
 
@@ -112,8 +112,8 @@ class _BiasReducing(Penalty):
     def check(self, family: Family, scale_given: bool) -> None:
         if family.has_dispersion and not scale_given:
             raise ValueError(
-                f"ji.{type(self).__name__}() needs a known dispersion, and the {type(family).__name__} family estimates "
-                "its own: give scale=..., or use ji.Ridge(...)"
+                f"ji.{type(self).__name__}() needs a known dispersion, and {type(family).__name__} estimates its own: "
+                "give scale=..., or use ji.Ridge(...)"
             )
 
     def bound(self, p: int, dtype: DTypeLike) -> Penalty:
