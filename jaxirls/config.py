@@ -19,16 +19,23 @@ class IRLS:
         square root of the machine epsilon: 1.5e-8 in float64, 3.5e-4 in float32. Steps aim 64 times lower, so that the
         estimate is usually exact to rounding.
       max_iter: the largest number of passes over the data, step-halvings included.
+      max_condition: the condition number of X'WX above which ``fit`` replaces an estimate by its ``fallback``; None
+        sets no limit.
     """
 
     tol: float | None = None
     max_iter: int = 100
+    max_condition: float | None = None
 
     def __post_init__(self) -> None:
         if self.tol is not None and not (isinstance(self.tol, (int, float)) and 0 < self.tol < math.inf):
             raise ValueError(f"IRLS(tol={self.tol!r}): tol must be a positive number, or None for the default")
         if not (isinstance(self.max_iter, int) and self.max_iter >= 1):
             raise ValueError(f"IRLS(max_iter={self.max_iter!r}): max_iter must be a positive integer")
+        if self.max_condition is not None and not (
+            isinstance(self.max_condition, (int, float)) and self.max_condition >= 1
+        ):
+            raise ValueError(f"IRLS(max_condition={self.max_condition!r}): max_condition must be at least 1, or None")
 
     def tolerance(self, dtype: jnp.dtype) -> float:
         """The tolerance for a dtype."""

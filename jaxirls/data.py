@@ -28,6 +28,7 @@ class Data(NamedTuple):
     penalty: Penalty | None
     start: Array | None
     scale: Array | None
+    fallback: Penalty | None = None
 
 
 def core_ranks(data: Data) -> Data:
@@ -39,8 +40,8 @@ def core_ranks(data: Data) -> Data:
         lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
     )
     absent = dict.fromkeys(Data._fields)
-    penalty = jax.tree.map(lambda _: 1, data.penalty)
-    return Data(**{**absent, **ranks, "family": family, "penalty": penalty})
+    penalties = {name: jax.tree.map(lambda _: 1, getattr(data, name)) for name in ("penalty", "fallback")}
+    return Data(**{**absent, **ranks, **penalties, "family": family})
 
 
 class Rows(NamedTuple):
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
     var: Array
     family: Family
     penalty: Penalty | None
-    fitted: Array
+    penalized: Array
     scale: Array | None
 
 
@@ -77,7 +78,7 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
         var=jnp.where(var > 0, var, 1.0),
         family=family,
         penalty=data.penalty,
-        fitted=fitted,
+        penalized=fitted,
         scale=data.scale,
     )
 

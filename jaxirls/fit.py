@@ -15,11 +15,10 @@ from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS
 from jaxirls.data import Data, core_ranks
-from jaxirls.engine import fit_batch, is_concrete
+from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
 from jaxirls.engine.batch import Batch
 from jaxirls.families import Family
 from jaxirls.implicit import tangents
-from jaxirls.irls import Solution
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
 
@@ -35,6 +34,7 @@ def fit(
     freq_weights: ArrayLike | None = None,
     var_weights: ArrayLike | None = None,
     penalty: Penalty | None = None,
+    fallback: Penalty | None = None,
     start: ArrayLike | None = None,
     scale: ArrayLike | None = None,
     config: IRLS = IRLS(),  # noqa: B008 (frozen)
@@ -55,6 +55,10 @@ def fit(
       var_weights: precision of each row, ``(..., n)``: its dispersion is φ / weight.
       penalty: ``ji.Ridge(strength)``, ``ji.Jeffreys()`` or ``ji.MeanBiasReduction()``; the log-likelihood less the
         penalty is maximized, or the adjusted score equations are solved.
+      fallback: a penalty, as above, for exactly the datasets that have no estimate without one (SEPARATED, BOUNDARY,
+        STALLED, MAX_ITERATIONS, and, by Ridge, RANK_DEFICIENT) or whose condition number exceeds
+        ``IRLS(max_condition=...)``. They are fitted again as by ``penalty=fallback``; ``fit.penalized`` says which they
+        are, ``fit.unpenalized_status`` why.
       start: coefficients to start from, ``(..., p)``.
       scale: known dispersion, a number or ``(...)``; None estimates it as Pearson's χ² / df_resid in the families that
         have one.
@@ -81,12 +85,14 @@ def fit(
       >>> ji.fit(X, jnp.stack([y, y[::-1]]), ji.Poisson()).params.shape
       (2, 2)
     """
-    data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale)
+    data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale, fallback)
     if not isinstance(config, IRLS):
         raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
-    solution = _solve(config, data)
-    diagonal = None if data.penalty is None else data.penalty.diagonal
-    curvature = None if diagonal is None else jnp.broadcast_to(diagonal, solution.params.shape)
+    solution, penalized, unpenalized_status = _solve(config, data)
+    used = data.penalty if data.fallback is None else data.fallback
+    curvature = None
+    if used is not None and used.diagonal is not None:
+        curvature = jnp.where(penalized[..., None], jnp.broadcast_to(used.diagonal, solution.params.shape), 0.0)
     return Fit(
         params=solution.params,
         information=solution.information,
@@ -99,7 +105,8 @@ def fit(
         nobs=solution.nobs,
         n_iter=solution.n_iter,
         status=solution.status,
-        penalized=jnp.full(solution.status.shape, penalty is not None),
+        penalized=penalized,
+        unpenalized_status=unpenalized_status,
         score_norm=solution.score_norm,
         newton_decrement=solution.newton_decrement,
         min_weight=solution.min_weight,
@@ -107,12 +114,12 @@ def fit(
     )
 
 
-def _solve(config: IRLS, data: Data) -> Solution:
-    """The solution of all datasets; where something is traced, with its rules for ``vmap`` and derivatives."""
+def _solve(config: IRLS, data: Data) -> Outcome:
+    """The fits of all datasets; where something is traced, with its rules for ``vmap`` and derivatives."""
     return _broadcast_and_fit(config, data) if is_concrete(data) else _solve_traced(config, data)
 
 
-def _broadcast_and_fit(config: IRLS, data: Data) -> Solution:
+def _broadcast_and_fit(config: IRLS, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     ranks = core_ranks(data)
     lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
@@ -125,18 +132,18 @@ def _broadcast_and_fit(config: IRLS, data: Data) -> Solution:
         aligned = leaf.reshape((1,) * (len(lead) - len(own)) + leaf.shape)
         return jnp.broadcast_to(aligned, (*lead, *core)).reshape(size, *core)
 
-    solution = fit_batch(as_batch(jax.tree.map(flat, data, ranks)), config)
-    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), solution)
+    outcome = fit_with_fallback(as_batch(jax.tree.map(flat, data, ranks)), config)
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve_traced(config: IRLS, data: Data) -> Solution:
+def _solve_traced(config: IRLS, data: Data) -> Outcome:
     @custom_vmap
-    def solve(data: Data) -> Solution:
+    def solve(data: Data) -> Outcome:
         return _broadcast_and_fit(config, data)
 
     @solve.def_vmap
-    def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Solution, Solution]:
+    def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Outcome, Outcome]:
         """``vmap`` is one more leading axis."""
         ranks = core_ranks(data)
         depth = max(_map_leaves(lambda leaf, rank, mapped: leaf.ndim - rank - mapped, data, ranks, in_batched[0]))
@@ -147,16 +154,16 @@ def _solve_traced(config: IRLS, data: Data) -> Solution:
             fill = (1,) * (depth - (leaf.ndim - rank - 1))
             return leaf.reshape(leaf.shape[0], *fill, *leaf.shape[1:])
 
-        solution = _solve(config, jax.tree.map(aligned, data, ranks, in_batched[0]))
-        return solution, jax.tree.map(lambda _: True, solution)
+        outcome = _solve(config, jax.tree.map(aligned, data, ranks, in_batched[0]))
+        return outcome, jax.tree.map(lambda _: True, outcome)
 
     return solve(data)
 
 
 @_solve_traced.defjvp
-def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Solution, Solution]:
-    solution = _solve(config, *primals)
-    return solution, tangents(solution, *primals, *moved)
+def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Outcome, Outcome]:
+    outcome = _solve(config, *primals)
+    return outcome, tangents(outcome, *primals, *moved)
 
 
 def _replaced(family: Family, parameters: dict[str, Any]) -> Family:
@@ -183,13 +190,18 @@ def check_arguments(
     penalty: Penalty | None,
     start: ArrayLike | None,
     scale: ArrayLike | None,
+    fallback: Penalty | None = None,
 ) -> Data:
     """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not."""
     if not isinstance(family, Family):
         hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
         raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
-    if not (penalty is None or isinstance(penalty, Penalty)):
-        raise ValueError(f"penalty must be None or a penalty such as ji.Ridge(1.0), got {penalty!r}")
+    for name, option in (("penalty", penalty), ("fallback", fallback)):
+        if not (option is None or isinstance(option, Penalty)):
+            raise ValueError(f"{name} must be None or a penalty such as ji.Ridge(1.0), got {option!r}")
+    if not (penalty is None or fallback is None):
+        raise ValueError("penalty and fallback are both given: a fallback is for fits without a penalty; drop one")
+    used = penalty if fallback is None else fallback
     named = {
         "X": X,
         "y": y,
@@ -212,7 +224,7 @@ def check_arguments(
         raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
     if y_.ndim < 1 or y_.shape[-1] != n:
         raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
-    if n < p and not (penalty is not None and penalty.identifies):
+    if n < p and not (used is not None and used.identifies):
         raise ValueError(
             f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give penalty=ji.Ridge(...)"
         )
@@ -233,9 +245,8 @@ def check_arguments(
             raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
         if value is not None and not value.ndim:
             family = _replaced(family, {name: value[None]})
-    if penalty is not None:
-        penalty.check(family, scale is not None)
-        penalty = penalty.bound(p, dtype)
+    if used is not None:
+        used.check(family, scale is not None)
     data = Data(
         X_.astype(dtype),
         y_.astype(dtype),
@@ -243,9 +254,10 @@ def check_arguments(
         cast["freq_weights"],
         cast["var_weights"],
         family,
-        penalty,
+        None if penalty is None else penalty.bound(p, dtype),
         cast["start"],
         cast["scale"],
+        None if fallback is None else fallback.bound(p, dtype),
     )
     leads = {name: leaf.shape[: leaf.ndim - rank] for name, leaf, rank in _named_leaves(data)}
     try:

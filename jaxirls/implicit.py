@@ -17,17 +17,21 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
-from jaxirls.irls import Solution
+from jaxirls.engine import Outcome
 from jaxirls.status import Status
 
 
-def tangents(solution: Solution, data: Data, moved: Data) -> Solution:
-    """The tangent of ``solution`` when ``data`` moves by ``moved``; linear in ``moved``."""
+def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
+    """The tangent of ``outcome`` when ``data`` moves by ``moved``; linear in ``moved``."""
+    solution = outcome.solution
+    if data.fallback is not None:
+        data, moved = (each._replace(penalty=each.fallback, fallback=None) for each in (data, moved))
     fitted = solution.status == Status.CONVERGED
     beta = jnp.where(fitted[..., None], solution.params, 0.0)
 
     def clean(data: Data) -> Rows:
-        return rows_of(data, fitted, solution.params.ndim - 1)
+        rows = rows_of(data, fitted, solution.params.ndim - 1)
+        return rows._replace(penalized=fitted & outcome.penalized)
 
     pull = jax.jvp(lambda data: _score(beta, clean(data)), (data,), (moved,))[1]
     curvature = _observed(beta, clean(data))
@@ -37,12 +41,12 @@ def tangents(solution: Solution, data: Data, moved: Data) -> Solution:
     step = jnp.where(fitted[..., None], step, 0.0)
     change = jax.jvp(lambda beta, data: _measures(beta, clean(data)), (beta, data), (step, moved))[1]
 
-    still = jax.tree.map(_no_tangent, solution)
+    still = jax.tree.map(_no_tangent, outcome)
     change = {
         name: jnp.where(fitted.reshape(fitted.shape + (1,) * (value.ndim - fitted.ndim)), value, 0.0)
         for name, value in change.items()
     }
-    return still._replace(params=step, **change)
+    return still._replace(solution=still.solution._replace(params=step, **change))
 
 
 def _no_tangent(leaf: Array) -> Array:
@@ -58,19 +62,26 @@ def _score(beta: Array, data: Rows) -> Array:
 
 
 def _penalty_score(beta: Array, data: Rows) -> Array:
+    """What the penalty adds to the score, zero where there is none."""
     penalty: Any = data.penalty
     score = jnp.zeros_like(beta) if penalty.diagonal is None else -penalty.diagonal * beta
-    if not penalty.bends:
-        return score
+    if penalty.bends:
+        score = score + _bend(beta, data)
+    return jnp.where(data.penalized[..., None], score, 0.0)
+
+
+def _bend(beta: Array, data: Rows) -> Array:
+    """½ Σᵢ qᵢ rᵢ xᵢ, see ``penalties``."""
+    penalty: Any = data.penalty
     eta, weight = linear(beta, data), data.freq * data.var
     information = gram(data, weight * data.family.information(eta))
     identity = jnp.eye(beta.shape[-1], dtype=beta.dtype)
-    lower = jnp.linalg.cholesky(jnp.where(data.fitted[..., None, None], information, identity))
+    lower = jnp.linalg.cholesky(jnp.where(data.penalized[..., None, None], information, identity))
     rows = jnp.broadcast_to(data.X, (*beta.shape[:-1], *data.X.shape[-2:]))
     variance = jnp.square(lax.linalg.triangular_solve(lower, rows, lower=True, transpose_a=True)).sum(-1)
-    bend = 0.5 * weight * variance * penalty.rate(data.family, eta)
-    bend = bend if data.scale is None else bend * data.scale[..., None]
-    return score + jnp.einsum("...np,...n->...p", data.X, bend, precision=HIGHEST)
+    pull = 0.5 * weight * variance * penalty.rate(data.family, eta)
+    pull = pull if data.scale is None else pull * data.scale[..., None]
+    return jnp.einsum("...np,...n->...p", data.X, pull, precision=HIGHEST)
 
 
 def _observed(beta: Array, data: Rows) -> Array:

@@ -114,6 +114,13 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
     return lower, pivot
 
 
+def condition_number(matrix: Array) -> Array:
+    """2-norm condition number of ``matrix (..., p, p)``, batch axes in front; NaN where an entry is not finite."""
+    finite = jnp.isfinite(matrix).all((-2, -1))  # a NaN must not reach LAPACK
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return jnp.where(finite, jnp.linalg.cond(jnp.where(finite[..., None, None], matrix, identity)), jnp.nan)
+
+
 def plus_diagonal(matrix: Array, diagonal: Array) -> Array:
     """``matrix (..., p, p)``, batch axes in front, with ``diagonal (..., p)`` added to its diagonal."""
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)

@@ -2,7 +2,6 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
 from jaxirls.families import Family
-from jaxirls.linalg import plus_diagonal
+from jaxirls.linalg import condition_number, plus_diagonal
 from jaxirls.status import Status
 from jaxirls.tables import summary_of_batch, summary_of_one
 
@@ -35,14 +34,16 @@ class Fit:
         the way to infinity along ``direction``.
       information: X'WX at the estimate at unit dispersion, without the penalty, ``(..., p, p)``.
       penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
-      direction: of recession, largest entry ±1, the proof that no finite estimate exists; zero elsewhere, ``(..., p)``.
+      direction: of recession, largest entry ±1, the proof that no finite estimate exists without a penalty; zero
+        elsewhere, ``(..., p)``.
       llf: log-likelihood with all its constants, ``(...)``; a Gaussian identity fit profiles its scale, as elsewhere.
       deviance, pearson_chi2: ``(...)``.
       scale: dispersion φ; 1 for Binomial and Poisson, else Pearson's χ²/df_resid unless given, ``(...)``.
       nobs: number of observations, the sum of the frequency weights, ``(...)``.
       n_iter: passes over the data, step-halvings included, ``(...)``.
       status: a ``ji.Status`` code, ``(...)``.
-      penalized: whether the estimate maximizes a penalized likelihood, ``(...)``.
+      penalized: whether a penalty made the estimate, be it the ``penalty`` or the ``fallback`` of ``fit``, ``(...)``.
+      unpenalized_status: the status before the fallback, the reason for it; elsewhere ``status``, ``(...)``.
       score_norm: Euclidean norm of the (penalized) score at the estimate, ``(...)``.
       newton_decrement: distance to the optimum in standard errors, ``(...)``.
       min_weight: smallest working weight of a row with positive weight, ``(...)``.
@@ -61,6 +62,7 @@ class Fit:
     n_iter: Array
     status: Array
     penalized: Array
+    unpenalized_status: Array
     score_norm: Array
     newton_decrement: Array
     min_weight: Array
@@ -121,7 +123,7 @@ class Fit:
     @property
     def condition_number(self) -> Array:
         """2-norm condition number of X'WX (with the penalty's part, if any) at the estimate, ``(...)``."""
-        return _where_finite(self.curvature, jnp.linalg.cond)
+        return condition_number(self.curvature)
 
     def cov_params(self) -> Array:
         """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by solves, NaN where singular."""
@@ -183,10 +185,3 @@ class Fit:
 def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:
     """A family parameter with the batch axes of its fit is picked with it; a scalar serves all."""
     return leaf[index] if leaf.shape[: len(shape)] == shape else leaf
-
-
-def _where_finite(matrix: Array, function: Callable[[Array], Array]) -> Array:
-    """``function`` of the matrices that are finite, NaN for the others: a NaN must not reach LAPACK."""
-    good = jnp.isfinite(matrix).all((-2, -1))
-    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return jnp.where(good, function(jnp.where(good[..., None, None], matrix, identity)), jnp.nan)

@@ -38,6 +38,7 @@ class Batch(NamedTuple):
     penalty: Penalty | None  # leaves (B | 1, p | 1)
     start: Array | None  # (B | 1, p)
     scale: Array | None  # (B | 1,)
+    fallback: Penalty | None = None  # leaves (B | 1, p | 1)
 
     @property
     def size(self) -> int:

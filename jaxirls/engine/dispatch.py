@@ -34,9 +34,14 @@ _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 def fit_batch(batch: Batch, config: IRLS) -> Solution:
     """Fit B datasets; the result has the batch axis in front."""
     size, layout = batch.size, plan(batch)
-    batch = padded(batch, max(size, layout.tile))
+    solution = fit_planned(padded(batch, max(size, layout.tile)), layout, config)
+    return jax.tree.map(lambda leaf: leaf[:size], solution)
+
+
+def fit_planned(batch: Batch, layout: Plan, config: IRLS) -> Solution:
+    """Fit a batch of at least one tile in a given layout."""
     run = _on_cores if _is_concrete_on_cpu(batch) else _fit_tiles
-    return jax.tree.map(lambda leaf: leaf[:size], run(batch, layout, config))
+    return run(batch, layout, config)
 
 
 def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
