@@ -2,6 +2,8 @@
 
 from jaxirls import links
 from jaxirls.config import IRLS
+from jaxirls.covariance import covariance
+from jaxirls.diagnostics import Influence, influence, residuals
 from jaxirls.families import (
     Binomial,
     Family,
@@ -13,7 +15,10 @@ from jaxirls.families import (
     Tweedie,
 )
 from jaxirls.fit import fit
+from jaxirls.hypotheses import Contrast, TestResult, lr_test, score_test, t_test, wald_test
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
+from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
+from jaxirls.profiles import Profile, profile_conf_int
 from jaxirls.results import Fit
 from jaxirls.separation import Recession, detect_separation
 from jaxirls.status import Status
@@ -22,23 +27,39 @@ from jaxirls.trace import Trace, trace
 __all__ = [
     "IRLS",
     "Binomial",
+    "Contrast",
     "Family",
     "Fit",
     "Gamma",
     "Gaussian",
+    "Influence",
     "InverseGaussian",
     "Jeffreys",
+    "MarginalEffects",
     "MeanBiasReduction",
     "NegativeBinomial",
     "Penalty",
     "Poisson",
+    "Prediction",
+    "Profile",
     "Recession",
     "Ridge",
     "Status",
+    "TestResult",
     "Trace",
     "Tweedie",
+    "covariance",
     "detect_separation",
     "fit",
+    "get_prediction",
+    "influence",
     "links",
+    "lr_test",
+    "margeff",
+    "profile_conf_int",
+    "residuals",
+    "score_test",
+    "t_test",
     "trace",
+    "wald_test",
 ]

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxirls.families import Family
 from jaxirls.penalties import Penalty
 
-__all__ = ["HIGHEST", "Data", "Rows", "core_ranks", "gram", "linear", "rows_of"]
+__all__ = ["HIGHEST", "Data", "Rows", "core_ranks", "family_ranks", "gram", "linear", "rows_of"]
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -34,14 +34,15 @@ class Data(NamedTuple):
 def core_ranks(data: Data) -> Data:
     """The number of trailing axes of each leaf that are not batch axes."""
     given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "start": 1, "scale": 0}
-    ranks = {name: rank for name, rank in given.items() if getattr(data, name) is not None}
-    rows = data.family.row_parameters
-    family = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: int(getattr(path[0], "name", None) in rows), data.family
-    )
-    absent = dict.fromkeys(Data._fields)
+    ranks: dict = {name: rank if getattr(data, name) is not None else None for name, rank in given.items()}
     penalties = {name: jax.tree.map(lambda _: 1, getattr(data, name)) for name in ("penalty", "fallback")}
-    return Data(**{**absent, **ranks, **penalties, "family": family})
+    return Data(family=family_ranks(data.family), **ranks, **penalties)
+
+
+def family_ranks(family: Family) -> Family:
+    """1 for every leaf with a value a row, 0 for every other."""
+    rows = family.row_parameters
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: int(getattr(path[0], "name", None) in rows), family)
 
 
 class Rows(NamedTuple):

@@ -17,7 +17,7 @@ from jaxirls.config import IRLS
 from jaxirls.data import Data, core_ranks
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
 from jaxirls.engine.batch import Batch
-from jaxirls.families import Family
+from jaxirls.families import NOT_STORED, Family
 from jaxirls.implicit import tangents
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
@@ -110,7 +110,7 @@ def fit(
         score_norm=solution.score_norm,
         newton_decrement=solution.newton_decrement,
         min_weight=solution.min_weight,
-        family=_replaced(family, dict.fromkeys(family.row_parameters)),
+        family=_without_rows(family),
     )
 
 
@@ -170,6 +170,11 @@ def _replaced(family: Family, parameters: dict[str, Any]) -> Family:
     return dataclasses.replace(family, **parameters)  # type: ignore[type-var]
 
 
+def _without_rows(family: Family) -> Family:
+    given = {name for name in family.row_parameters if getattr(family, name) is not None}
+    return _replaced(family, dict.fromkeys(given, NOT_STORED))
+
+
 def as_batch(data: Data) -> Batch:
     """The batch of arguments that have one leading axis each."""
     family = jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim == 1 else leaf, data.family)
@@ -191,8 +196,12 @@ def check_arguments(
     start: ArrayLike | None,
     scale: ArrayLike | None,
     fallback: Penalty | None = None,
+    unique: bool = True,
 ) -> Data:
-    """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not."""
+    """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not.
+
+    ``unique`` asks that the data can determine an estimate without a penalty.
+    """
     if not isinstance(family, Family):
         hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
         raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
@@ -224,7 +233,7 @@ def check_arguments(
         raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
     if y_.ndim < 1 or y_.shape[-1] != n:
         raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
-    if n < p and not (used is not None and used.identifies):
+    if unique and n < p and not (used is not None and used.identifies):
         raise ValueError(
             f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give penalty=ji.Ridge(...)"
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.linalg import solve_triangular
 
 UNROLL = 8
 
@@ -119,6 +120,22 @@ def condition_number(matrix: Array) -> Array:
     finite = jnp.isfinite(matrix).all((-2, -1))  # a NaN must not reach LAPACK
     identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     return jnp.where(finite, jnp.linalg.cond(jnp.where(finite[..., None, None], matrix, identity)), jnp.nan)
+
+
+def half_inverse(matrix: Array) -> Array:
+    """H with A⁻¹ = HᵀH for ``matrix (..., p, p)``, batch axes in front, by Cholesky after equilibration.
+
+    NaN where A is not positive definite to working precision, or not finite: no such matrix reaches LAPACK.
+    """
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    scaling = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
+    identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+    finite = jnp.isfinite(matrix).all((-2, -1), keepdims=True) & (diagonal > 0).all(-1)[..., None, None]
+    scaled = jnp.where(finite, matrix * scaling[..., :, None] * scaling[..., None, :], identity)
+    lower = jnp.linalg.cholesky(scaled, symmetrize_input=False)
+    good = finite & jnp.isfinite(lower).all((-2, -1), keepdims=True)
+    half = solve_triangular(jnp.where(good, lower, identity), identity, lower=True) * scaling[..., None, :]
+    return jnp.where(good, half, jnp.nan)
 
 
 def plus_diagonal(matrix: Array, diagonal: Array) -> Array:

@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
 from jaxirls.families import Family
-from jaxirls.linalg import condition_number, plus_diagonal
+from jaxirls.linalg import condition_number, half_inverse, plus_diagonal
 from jaxirls.status import Status
 from jaxirls.tables import summary_of_batch, summary_of_one
 
@@ -127,22 +126,17 @@ class Fit:
 
     def cov_params(self) -> Array:
         """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by solves, NaN where singular."""
-        half = self._half_inverse()
+        half = self.half_inverse()
         return self.scale[..., None, None] * jnp.swapaxes(half, -1, -2) @ half
 
     @property
     def bse(self) -> Array:
         """Standard errors, ``(..., p)``."""
-        return jnp.sqrt(self.scale[..., None] * jnp.square(self._half_inverse()).sum(-2))
+        return jnp.sqrt(self.scale[..., None] * jnp.square(self.half_inverse()).sum(-2))
 
-    def _half_inverse(self) -> Array:
-        """L⁻¹D, where D C D = L Lᵀ is the equilibrated Cholesky factorization of the curvature C."""
-        matrix = self.curvature
-        diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-        scaling = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
-        lower = jnp.linalg.cholesky(matrix * scaling[..., :, None] * scaling[..., None, :], symmetrize_input=False)
-        identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
-        return solve_triangular(lower, identity, lower=True) * scaling[..., None, :]
+    def half_inverse(self) -> Array:
+        """H with HᵀH the inverse of the curvature, ``(..., p, p)``."""
+        return half_inverse(self.curvature)
 
     @property
     def tvalues(self) -> Array:

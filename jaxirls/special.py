@@ -10,9 +10,19 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.special import gammaln
+from jax.scipy.special import betainc, gammaincc, gammaln, ndtri
 
-__all__ = ["box_cox", "half_deviance", "log1mexp", "log_factorial_excess", "log_tweedie_series", "mills_ratio"]
+__all__ = [
+    "box_cox",
+    "chi2_tail",
+    "f_tail",
+    "half_deviance",
+    "log1mexp",
+    "log_factorial_excess",
+    "log_tweedie_series",
+    "mills_ratio",
+    "normal_reach",
+]
 
 LOG_2PI = 1.8378770664093453
 LOG_2 = 0.6931471805599453
@@ -179,3 +189,22 @@ def _power(x: Array, log_x: Array, exponent: Array | float) -> Array:
     if isinstance(exponent, float | int) and exponent in (0, 1):
         return x if exponent else jnp.ones_like(x)
     return jnp.exp(exponent * log_x)
+
+
+def chi2_tail(statistic: Array, df: float) -> Array:
+    """P(χ² > statistic) with ``df`` degrees of freedom."""
+    return gammaincc(jnp.full_like(statistic, df / 2), 0.5 * statistic)
+
+
+def f_tail(statistic: Array, df_num: float, df_denom: Array) -> Array:
+    """P(F > statistic) for Snedecor's F."""
+    half_num = jnp.full_like(statistic, df_num / 2)
+    half_denom = jnp.broadcast_to(0.5 * df_denom, statistic.shape)
+    return betainc(half_denom, half_num, half_denom / (half_denom + half_num * statistic))
+
+
+def normal_reach(alpha: float, dtype: jnp.dtype) -> Array:
+    """The standard normal quantile of a two-sided interval of level 1-alpha."""
+    if not (isinstance(alpha, float | int) and 0 < alpha < 1):
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha!r}")
+    return -ndtri(jnp.asarray(alpha / 2, dtype))

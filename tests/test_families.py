@@ -269,7 +269,10 @@ def test_distribution_function(model):
     y = np.array([-1.0, 0.0, 0.4, 1.0, 3.0, 8.0])
     for scale in (1.0,) if not model.has_dispersion else (0.1, 0.6):
         got = model.cdf(jnp.asarray(y)[:, None], jnp.asarray(mu)[None], scale)
-        np.testing.assert_allclose(got, peer_distribution(model, mu, scale).cdf(y[:, None]), rtol=1e-9, atol=1e-14)
+        peer = peer_distribution(model, mu, scale)
+        np.testing.assert_allclose(got, peer.cdf(y[:, None]), rtol=1e-9, atol=1e-14)
+        above = model.survival(jnp.asarray(y)[:, None], jnp.asarray(mu)[None], scale)
+        np.testing.assert_allclose(above, peer.sf(y[:, None]), rtol=1e-9, atol=1e-200)
     assert model.cdf(jnp.float32(0.5), jnp.float32(0.6)).dtype == jnp.float32
 
 

@@ -33,12 +33,13 @@ Your own family is one class, decorated with ``pytree``. The hyperbolic secant l
 1.0
 """
 
-from jaxirls.families.base import Family, Working
+from jaxirls.families.base import NOT_STORED, Family, Working
 from jaxirls.families.binomial import Binomial, NegativeBinomial
 from jaxirls.families.power import Gamma, Gaussian, InverseGaussian, Poisson, PowerVariance, Tweedie
 
 __all__ = [
     "FAMILIES",
+    "NOT_STORED",
     "Binomial",
     "Family",
     "Gamma",

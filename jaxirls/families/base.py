@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxirls.links import Interval, Link, slope
 
-__all__ = ["Family", "Working", "cast", "times"]
+__all__ = ["NOT_STORED", "Family", "NotStored", "Working", "cast", "lattice", "times"]
 
 
 class Working(NamedTuple):
@@ -18,6 +19,18 @@ class Working(NamedTuple):
     score: Array
     weight: Array
     loss: Array
+
+
+class NotStored:
+    """In place of a row parameter, in the family of a fit: it was given, and a fit stores nothing of its rows."""
+
+    def __repr__(self) -> str:
+        return "<not stored>"
+
+
+NOT_STORED = NotStored()
+# Without leaves, it is carried by every transformation and stays itself.
+jax.tree_util.register_pytree_node(NotStored, lambda _: ((), None), lambda *_: NOT_STORED)
 
 
 class Family:
@@ -82,6 +95,10 @@ class Family:
         """The dispersion at which the log-likelihood of a fit is reported."""
         return scale
 
+    def response_residual(self, eta: Array, y: Array) -> Array:
+        """y - E y."""
+        return y - self.mean(eta)
+
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         """(y-μ)/√V(μ)."""
         mu = self.mean(eta)
@@ -92,8 +109,12 @@ class Family:
         raise NotImplementedError(f"{type(self).__name__} must define anscombe_residual(eta, y)")
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
-        """P(Y <= y) for unit weight."""
+        """P(Y <= y) for unit weight; a discrete family has the law of ``sample``, ``scale`` times a count."""
         raise NotImplementedError(f"the {type(self).__name__} family has no distribution function in closed form")
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        """P(Y > y), the complement of ``cdf``, as accurate where it is small."""
+        return 1 - self.cdf(y, mu, scale)
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         """A response for every element of ``mu``, with mean μ and variance scale V(μ) / weight.
@@ -144,6 +165,12 @@ class Family:
 def cast(value: Array | float, like: Array) -> Array:
     """``value`` in the dtype of ``like``."""
     return jnp.asarray(value, like.dtype)
+
+
+def lattice(y: Array, step: Array | float) -> Array:
+    """The number of steps in y, rounded down; a quotient that only rounding keeps below a number counts as that."""
+    count = y / cast(step, y)
+    return jnp.floor(count + 8 * jnp.finfo(y.dtype).eps * jnp.abs(count))
 
 
 def times(a: Array, b: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import betainc
 
-from jaxirls.families.base import Family, Working, cast, times
+from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Link, Log, Logit
 from jaxirls.special import half_deviance, log_factorial_excess
 from jaxirls.trees import pytree
@@ -101,6 +101,10 @@ class Binomial(Family):
         # A dispersion that is given (quasi-binomial) does not enter the log-likelihood.
         return jnp.ones_like(scale)
 
+    def response_residual(self, eta: Array, y: Array) -> Array:
+        # y - mμ = y(1-μ) - (m-y)μ, which neither tail loses.
+        return y * jnp.exp(self.link.log_complement(eta)) - (self._m(eta) - y) * self.link.inverse(eta)
+
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
         m = self._m(eta)
@@ -118,11 +122,18 @@ class Binomial(Family):
         return jnp.where(lower, 1.0, -1.0) * jnp.sqrt(m) * difference * jnp.exp(-(log_mu + log_rest) / 6)
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
-        m, count = self._m(mu) + jnp.zeros_like(mu), jnp.floor(y)
-        inner = (count >= 0) & (count < m)
-        successes = jnp.where(inner, count, 0.0)
-        below = betainc(jnp.where(inner, m - successes, 1.0), successes + 1, 1 - mu)
-        return jnp.where(inner, below, jnp.where(count < 0, 0.0, 1.0))
+        inner, successes, failures = self._tails(y, mu, scale)
+        return jnp.where(inner, betainc(failures, successes + 1, 1 - mu), jnp.where(y < 0, 0.0, 1.0))
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        inner, successes, failures = self._tails(y, mu, scale)
+        return jnp.where(inner, betainc(successes + 1, failures, mu), jnp.where(y < 0, 1.0, 0.0))
+
+    def _tails(self, y: Array, mu: Array, scale: Array | float) -> tuple[Array, Array, Array]:
+        """Whether y is one of 0 ... m-1, and successes and failures there, harmless elsewhere."""
+        trials, count = lattice(self._m(mu) + jnp.zeros_like(mu), scale), lattice(y, scale)
+        inner = (count >= 0) & (count < trials)
+        return inner, jnp.where(inner, count, 0.0), jnp.where(inner, trials - count, 1.0)
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         if self.trials is None and isinstance(weight, Real) and weight == 1:
@@ -211,9 +222,17 @@ class NegativeBinomial(Family):
         return difference / jnp.power(self.variance(mu), 1 / 6)
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
-        alpha, count = self._alpha(mu), jnp.floor(jnp.maximum(y, 0.0))
-        below = betainc(1 / alpha + jnp.zeros_like(mu), count + 1, 1 / (1 + alpha * mu))
-        return jnp.where(y >= 0, below, 0.0)
+        size, count, odds = self._tails(y, mu, scale)
+        return jnp.where(y >= 0, betainc(size, count + 1, 1 / (1 + odds)), 0.0)
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        size, count, odds = self._tails(y, mu, scale)
+        return jnp.where(y >= 0, betainc(count + 1, size, odds / (1 + odds)), 1.0)
+
+    def _tails(self, y: Array, mu: Array, scale: Array | float) -> tuple[Array, Array, Array]:
+        """The law's size, the count at y, and the odds αμ of a further count."""
+        alpha = self._alpha(mu)
+        return 1 / (alpha * cast(scale, mu)) + jnp.zeros_like(mu), lattice(jnp.maximum(y, 0.0), scale), alpha * mu
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         rate_key, count_key = jax.random.split(key)

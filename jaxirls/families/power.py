@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammainc, gammaincc, ndtr
 
-from jaxirls.families.base import Family, Working, cast, times
+from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Identity, InversePower, InverseSquared, Link, Log, Probit
-from jaxirls.special import LOG_2PI, box_cox, half_deviance, log_factorial_excess, log_tweedie_series
+from jaxirls.special import LOG_2PI, box_cox, half_deviance, log_factorial_excess, log_tweedie_series, mills_ratio
 from jaxirls.trees import pytree
 
 __all__ = ["Gamma", "Gaussian", "InverseGaussian", "Poisson", "PowerVariance", "Tweedie"]
@@ -56,6 +56,9 @@ class Gaussian(Family):
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         return ndtr((y - mu) / jnp.sqrt(cast(scale, mu)))
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        return ndtr((mu - y) / jnp.sqrt(cast(scale, mu)))
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         return mu + jnp.sqrt(cast(scale / weight, mu)) * jax.random.normal(key, mu.shape, mu.dtype)
@@ -130,7 +133,10 @@ class Poisson(PowerVariance):
         return -precision * log_factorial_excess(y)
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
-        return jnp.where(y >= 0, gammaincc(jnp.floor(jnp.maximum(y, 0.0)) + 1, mu), 0.0)
+        return jnp.where(y >= 0, gammaincc(lattice(jnp.maximum(y, 0.0), scale) + 1, mu / cast(scale, mu)), 0.0)
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        return jnp.where(y >= 0, gammainc(lattice(jnp.maximum(y, 0.0), scale) + 1, mu / cast(scale, mu)), 1.0)
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         unit = cast(scale / weight, mu)
@@ -159,6 +165,10 @@ class Gamma(PowerVariance):
         shape = cast(1 / scale, mu) + jnp.zeros_like(mu)
         return gammainc(shape, shape * jnp.maximum(y, 0.0) / mu)
 
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        shape = cast(1 / scale, mu) + jnp.zeros_like(mu)
+        return gammaincc(shape, shape * jnp.maximum(y, 0.0) / mu)
+
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         shape = cast(weight / scale, mu) + jnp.zeros_like(mu)
         return mu * (jax.random.gamma(key, shape, mu.shape, mu.dtype) / shape)
@@ -185,6 +195,16 @@ class InverseGaussian(PowerVariance):
         z = jnp.sqrt(shape / y)
         reflected = jnp.exp(2 * shape / mu + Probit().log_inverse(-z * (y / mu + 1)))
         return jnp.where(positive, ndtr(z * (y / mu - 1)) + reflected, 0.0)
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        # Φ(-a) - e^{2λ/μ} Φ(-b) = φ(a) (M(a) - M(b)) with Mills' ratio M, as b² = a² + 4λ/μ.
+        positive, shape = y > 0, cast(1 / scale, mu)
+        y = jnp.where(positive, y, 1.0)
+        z = jnp.sqrt(shape / y)
+        a, b = z * (y / mu - 1), z * (y / mu + 1)
+        density = jnp.exp(-0.5 * (jnp.square(a) + LOG_2PI))
+        above = density * (mills_ratio(jnp.maximum(a, 0.0)) - mills_ratio(b))
+        return jnp.where(positive, jnp.where(a > 0, above, 1 - self.cdf(y, mu, scale)), 1.0)
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         # Michael, Schucany & Haas (1976): the smaller root, or with odds its ratio to μ, the larger one.

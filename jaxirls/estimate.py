@@ -1,0 +1,150 @@
+r"""The rows of datasets at their estimates: what diagnostics and inference compute from.
+
+A fit keeps no data, so the functions of ``jaxirls.diagnostics``, ``covariance``, ``hypotheses``, ``profiles`` and
+``margins`` take them again and start here. Rows of weight zero have score and weight zero, whatever they hold; a value
+that cannot be fitted, in a row that counts, makes that row's terms NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxirls.data import HIGHEST, Rows, gram, linear, rows_of
+from jaxirls.families import NOT_STORED, Family
+from jaxirls.fit import check_arguments
+from jaxirls.linalg import half_inverse, plus_diagonal
+from jaxirls.results import Fit
+
+__all__ = ["Estimate", "align", "at_estimate"]
+
+
+class Estimate(NamedTuple):
+    """Fits and their data, all aligned to the same batch axes ``...``; lengths of one still broadcast.
+
+    Attributes:
+      fit: the fits.
+      rows: the data.
+      used: whether a row has positive weight, ``(..., n)``.
+      valid: whether all values of a row are such as can be fitted, ``(..., n)``.
+      eta: linear predictors, ``(..., n)``.
+    """
+
+    fit: Fit
+    rows: Rows
+    used: Array
+    valid: Array
+    eta: Array
+
+    def masked(self, term: Array, absent: float = 0.0) -> Array:
+        """The term of every row: ``absent`` where the weight is zero, NaN where the data cannot be fitted."""
+        return jnp.where(self.used, jnp.where(self.valid, term, jnp.nan), absent)
+
+    def score(self) -> Array:
+        """φ ∂ℓ/∂η of one observation of every row, ``(..., n)``."""
+        return self.masked(self.rows.var * self.rows.family.working(self.eta, self.rows.y).score)
+
+    def weight(self, observed: bool) -> Array:
+        """Expected or observed -φ ∂²ℓ/∂η² of one observation of every row, ``(..., n)``."""
+        family, y = self.rows.family, self.rows.y
+        if not observed:
+            return self.masked(self.rows.var * family.working(self.eta, y).weight)
+        slope = jax.jvp(lambda eta: family.working(eta, y).score, (self.eta,), (jnp.ones_like(self.eta),))[1]
+        return self.masked(-self.rows.var * slope)
+
+    def half_inverse(self, observed: bool) -> Array:
+        """H with HᵀH the inverse of the expected or observed information plus the penalty's curvature."""
+        if not observed:
+            return self.fit.half_inverse()
+        information = gram(self.rows, self.rows.freq * self.weight(observed=True))
+        penalty = self.fit.penalty_curvature
+        return half_inverse(information if penalty is None else plus_diagonal(information, penalty))
+
+    def whitened(self, half: Array) -> Array:
+        """H xᵢ for every row, ``(..., n, p)``."""
+        return jnp.einsum("...kp,...np->...nk", half, self.rows.X, precision=HIGHEST)
+
+
+def at_estimate(
+    fit: Fit,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    offset: ArrayLike | None = None,
+    freq_weights: ArrayLike | None = None,
+    var_weights: ArrayLike | None = None,
+    family: Family | None = None,
+    depth: int = 0,
+) -> Estimate:
+    """The rows of the data at the estimates of ``fit``, with ``depth`` batch axes or more.
+
+    Raises:
+      ValueError: for data whose shapes or types cannot be right; the message names the argument.
+    """
+    if not isinstance(fit, Fit):
+        raise ValueError(f"fit must be the result of ji.fit, got {type(fit).__name__}")
+    p = fit.params.shape[-1]
+    family = _family(fit, family)
+    data = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
+    if data.X.shape[-1] != p:
+        raise ValueError(f"X has {data.X.shape[-1]} columns, the fit {p} coefficients: give the design of the fit")
+    leads = [fit.shape, *(value.shape[:-core] for value, core in _cores(data))]
+    try:
+        jnp.broadcast_shapes(*leads)
+    except ValueError:
+        raise ValueError(f"the batch axes do not broadcast: fit {fit.shape}, data {leads[1:]}") from None
+    depth = max(depth, *map(len, leads))
+    fit = _in_dtype(align(fit, depth), data.y.dtype)
+    rows = rows_of(data, jnp.ones((1,) * depth, bool), depth)
+    used = rows.freq > 0
+    y, X, offset = _deepened(data.y, depth, 1), _deepened(data.X, depth, 2), data.offset
+    valid = rows.family.valid_response(y) & jnp.isfinite(X).all(-1)
+    if offset is not None:
+        valid = valid & jnp.isfinite(_deepened(offset, depth, 1))
+    return Estimate(fit, rows, used, valid, linear(fit.params, rows))
+
+
+def align(fit: Fit, depth: int) -> Fit:
+    """The fit with axes of length one in front, ``depth`` batch axes in all."""
+    extra = (1,) * (depth - len(fit.shape))
+    family = jax.tree.map(lambda leaf: leaf.reshape(extra + leaf.shape) if leaf.ndim else leaf, fit.family)
+    arrays = {name: value for name, value in vars(fit).items() if name != "family"}
+    return Fit(**jax.tree.map(lambda leaf: leaf.reshape(extra + leaf.shape), arrays), family=family)
+
+
+def _deepened(value: Array, depth: int, core: int) -> Array:
+    return value.reshape((1,) * (depth + core - value.ndim) + value.shape)
+
+
+def _cores(data: tuple) -> list[tuple[Array, int]]:
+    named = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1}
+    return [(getattr(data, name), core) for name, core in named.items() if getattr(data, name) is not None]
+
+
+def _in_dtype(fit: Fit, dtype: jnp.dtype) -> Fit:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fit)
+
+
+def _family(fit: Fit, family: Family | None) -> Family:
+    """The family of the fit, with its row parameters from ``family``."""
+    names = [name for name in fit.family.row_parameters if getattr(fit.family, name) is NOT_STORED]
+    called = type(fit.family).__name__
+    if family is None:
+        if names:
+            raise ValueError(
+                f"the fit had {names[0]}, which belongs to the rows, and a fit stores nothing of its rows: "
+                f"give it again as family=ji.{called}({names[0]}=...)"
+            )
+        return fit.family
+    if type(family) is not type(fit.family):
+        raise ValueError(f"family is {type(family).__name__}, the fit is of the {called} family")
+    rows = {name: getattr(family, name) for name in fit.family.row_parameters}
+    missing = [name for name in names if rows[name] is None]
+    if missing:
+        raise ValueError(f"family: {missing[0]} is missing, and the fit had it")
+    return dataclasses.replace(fit.family, **rows)  # type: ignore[type-var]
