@@ -103,6 +103,8 @@ def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | N
     R, difference, cov = _restrictions(fit, R, q, cov)
     sd = jnp.sqrt(jnp.einsum("...kp,...pq,...kq->...k", R, cov, R, precision=HIGHEST))
     effect = jnp.einsum("...kp,...p->...k", R, fit.params, precision=HIGHEST)
+    shape = jnp.broadcast_shapes(sd.shape, difference.shape)
+    effect, sd, difference = (jnp.broadcast_to(value, shape) for value in (effect, sd, difference))
     return Contrast(effect, sd, difference / sd, 2 * norm.sf(jnp.abs(difference / sd)))
 
 
