@@ -26,12 +26,13 @@ def data_of(case):
     return {name: jnp.asarray(value) for name, value in given.items() if value is not None}
 
 
+@jax.jit
 def fit_at(params, family, data, scale=1.0):
     """The ``ji.Fit`` of one dataset whose estimate is ``params``."""
     given = {name: jnp.asarray(value) for name, value in data.items()}
     whole = {name: given.get(name) for name in ("X", "y", "offset", "freq_weights", "var_weights")}
     params, family = jnp.asarray(params), jax.tree.map(jnp.asarray, family)
-    rows = rows_of(Data(**whole, family=family, curvature=None, start=None, scale=None), jnp.ones((), bool), 0)
+    rows = rows_of(Data(**whole, family=family, penalty=None, start=None, scale=None), jnp.ones((), bool), 0)
     eta, weight = linear(params, rows), rows.freq * rows.var
     numbers = dict.fromkeys(SHAPED, jnp.zeros(()))
     numbers["deviance"] = (weight * family.unit_deviance(eta, rows.y)).sum()
@@ -44,6 +45,7 @@ def fit_at(params, family, data, scale=1.0):
         direction=jnp.zeros_like(params),
         status=jnp.int32(0),
         penalized=jnp.zeros((), bool),
+        unpenalized_status=jnp.int32(0),
         family=family,
         **numbers,
     )
