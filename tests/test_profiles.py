@@ -35,7 +35,7 @@ def test_r_gives_the_same_intervals_and_separation_makes_one_end_infinite():
     case = R["nodal_logit"]
     whole, data = fitted(case)
     X, y = np.asarray(data["X"]), np.asarray(data["y"])
-    column = case["columns"].index("xray1")
+    column = case["columns"].index("xray")
     separated = np.where(X[:, column] == 1, 1.0, y)
     direction = np.eye(X.shape[1])[column]
     # The datasets: R's; one that xray separates; one that was not fitted.
