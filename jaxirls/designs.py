@@ -14,7 +14,7 @@ same for every row) or ``(1, 1)``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -27,16 +27,22 @@ from jaxirls.linalg import Factor, forward
 Rows = Any
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
-FAN = 8
+SLABS = 4
+# Rows whose factors are multiplied before the logarithm is taken: at most 2³², within any floating type.
+LOG_ROWS = 32
 
 
 class Terms(NamedTuple):
-    """What a kernel returns for rows: the weight w, the residual r, and terms to be summed or minimized."""
+    """What a kernel returns for rows: the weight w, the residual r, and terms to be summed or minimized.
+
+    Of an ``excess`` e in [0, 1] the pass sums log(1+e), by products of 1+e over rows.
+    """
 
     weight: Array
     residual: Array
     sums: tuple[Array, ...] = ()
     minima: tuple[Array, ...] = ()
+    excess: Array | None = None
 
 
 Kernel = Callable[[Array, Rows], Terms]  # (eta, rows) -> Terms, elementwise
@@ -49,6 +55,7 @@ class Sums(NamedTuple):
     score: Array  # (p, T)
     sums: tuple[Array, ...]  # each (T,)
     minima: tuple[Array, ...]  # each (T,)
+    log_excess: Array | float = 0.0  # (T,), Σ log(1+e)
 
 
 class Design(Protocol):
@@ -121,14 +128,64 @@ class Lanes:
         products += [residual * column for column in columns]
         products += [jnp.broadcast_to(term, (n, lanes)) for term in terms.sums]
         sums = iter(_fold_rows(products, jnp.add, jnp.sum))
-        triangle = [[next(sums) for _ in range(j + 1)] for j in range(p)]
-        gram = jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+        gram = _symmetric([jnp.stack([next(sums) for _ in range(j + 1)]) for j in range(p)])
         score = jnp.stack([next(sums) for _ in range(p)])
         lowest = [jnp.broadcast_to(term, (n, lanes)) for term in terms.minima]
-        return Sums(gram, score, tuple(sums), tuple(_fold_rows(lowest, jnp.minimum, jnp.min)))
+        return Sums(
+            gram, score, tuple(sums), tuple(_fold_rows(lowest, jnp.minimum, jnp.min)), _log_excess(terms.excess)
+        )
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         return _row_sum(term(rows), self.n, count)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LanesByRow(Lanes):
+    """The same layout, read row by row into running sums that stay in cache."""
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        n, p, lanes = self.x.shape
+        zero = jnp.zeros(lanes, self.x.dtype)
+
+        def terms_of(i: Array) -> tuple[Array, Terms]:
+            x = lax.dynamic_index_in_dim(self.x, i, 0, keepdims=False)
+            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, i, 1), rows)
+            # The barrier keeps XLA from computing the kernel again for every sum that uses it.
+            terms = lax.optimization_barrier(kernel(_combine(x[None], beta), own))
+            return x, jax.tree.map(lambda term: jnp.broadcast_to(term[0], (lanes,)), terms)
+
+        def add(i: Array, carry: tuple[Sums, Array]) -> tuple[Sums, Array]:
+            total, product = carry
+            x, terms = terms_of(i)
+            total = Sums(
+                tuple(part + (terms.weight * x[j]) * x[: j + 1] for j, part in enumerate(total.gram)),
+                total.score + terms.residual * x,
+                jax.tree.map(jnp.add, total.sums, terms.sums),
+                jax.tree.map(jnp.minimum, total.minima, terms.minima),
+                total.log_excess,
+            )
+            return total, product if terms.excess is None else product * (1 + terms.excess)
+
+        def block(i: Array, total: Sums) -> Sums:
+            first = i * LOG_ROWS
+            total, product = lax.fori_loop(first, jnp.minimum(first + LOG_ROWS, n), add, (total, zero + 1))
+            return total._replace(log_excess=total.log_excess + jnp.log(product))
+
+        first = jnp.int32(0)
+        _, shapes = jax.eval_shape(terms_of, first)
+        empty = Sums(
+            tuple(jnp.zeros((j + 1, lanes), self.x.dtype) for j in range(p)),
+            jnp.zeros((p, lanes), self.x.dtype),
+            (zero,) * len(shapes.sums),
+            (zero + jnp.inf,) * len(shapes.minima),
+            zero,
+        )
+        if shapes.excess is None:
+            total, _ = lax.fori_loop(first, jnp.int32(n), add, (empty, zero))
+        else:
+            total = lax.fori_loop(first, jnp.int32(-(-n // LOG_ROWS)), block, empty)
+        return total._replace(gram=_symmetric(total.gram))
 
 
 @jax.tree_util.register_dataclass
@@ -240,21 +297,37 @@ def _row_norms(x: Array, factor: Factor) -> Array:
     return jnp.square(jax.vmap(lambda row: forward(factor, row))(x)).sum(1)
 
 
+def _symmetric(triangle: Sequence[Array]) -> Array:
+    """The symmetric (p, p, T) matrix of a lower triangle given by rows."""
+    p = len(triangle)
+    return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+
+
+def _log_excess(excess: Array | None) -> Array | float:
+    """Σ log(1+e) over the rows of an (n, T), by products of slabs."""
+    if excess is None:
+        return 0.0
+    n = excess.shape[0]
+    slab = -(-n // LOG_ROWS)
+    padded = jnp.pad(1 + excess, ((0, slab * LOG_ROWS - n), (0, 0)), constant_values=1.0)
+    return jnp.log(padded.reshape(LOG_ROWS, slab, -1).prod(0)).sum(0)
+
+
 def _fold_rows(
     terms: list[Array], pair: Callable[[Array, Array], Array], reduce: Callable[[Array, int], Array]
 ) -> list[Array]:
-    """Reduce each (n, T) over its rows: first ``FAN`` slabs of rows elementwise, which vectorizes, then the slab."""
+    """Reduce each (n, T) over its rows: first ``SLABS`` slabs of rows elementwise, which vectorizes, then the slab."""
     n = terms[0].shape[0] if terms else 0
-    slab = n // FAN
+    slab = n // SLABS
 
     def fold(term: Array) -> Array:
-        parts = [term[i * slab : (i + 1) * slab] for i in range(FAN)]
+        parts = [term[i * slab : (i + 1) * slab] for i in range(SLABS)]
         return functools.reduce(pair, parts)
 
     if not slab:
         return [reduce(term, 0) for term in terms]
     slabs = lax.optimization_barrier([fold(term) for term in terms])
-    rest = slab * FAN
+    rest = slab * SLABS
     totals = [reduce(part, 0) for part in slabs]
     return totals if rest == n else [pair(a, reduce(term[rest:], 0)) for a, term in zip(totals, terms, strict=True)]
 
@@ -267,10 +340,10 @@ def _row_sum(term: Array, n: int, count: int) -> Array:
     return jnp.broadcast_to(term, (n, count)).sum(0)
 
 
-def _reduce(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _reduce(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:
     sums = tuple(_row_sum(s, s.shape[0], lanes) for s in terms.sums)
     minima = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).min(0) for s in terms.minima)
-    return sums, minima
+    return sums, minima, _log_excess(terms.excess)
 
 
 def _merge(a: Sums, b: Sums) -> Sums:
@@ -279,4 +352,5 @@ def _merge(a: Sums, b: Sums) -> Sums:
         a.score + b.score,
         jax.tree.map(jnp.add, a.sums, b.sums),
         jax.tree.map(jnp.minimum, a.minima, b.minima),
+        a.log_excess + b.log_excess,
     )

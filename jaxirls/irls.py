@@ -345,16 +345,18 @@ def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array
     def kernel(eta: Array, rows: Rows) -> Terms:
         at = _shift(rows, eta)
         work = rows.family.working(at, rows.y)
-        loss = work.loss
+        loss, excess = work.loss, None
+        if work.excess is not None and _weights(rows) is None:
+            loss, excess = work.partial_loss, work.excess
         if rows.family.guards_domain:
             loss = jnp.where(rows.family.valid_predictor(at), loss, jnp.inf)
         sums = [_weigh(rows, loss)]
         if free:
             sums.append(_weigh(rows, jnp.square(rows.family.pearson_residual(at, rows.y))))
-        return Terms(_weigh(rows, work.weight), _weigh(rows, work.score), tuple(sums))
+        return Terms(_weigh(rows, work.weight), _weigh(rows, work.score), tuple(sums), excess=excess)
 
     total: Sums = design.accumulate(beta, rows, kernel)
-    loss, score = total.sums[0], total.score
+    loss, score = total.sums[0] + total.log_excess, total.score
     weight = _total_weight(problem)
     if problem.curvature is not None:
         score = score - problem.curvature * beta

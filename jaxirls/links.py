@@ -124,6 +124,13 @@ class Link:
         """d log(1-μ)/dη."""
         return -self.inverse_deriv(eta) / (1 - self.inverse(eta))
 
+    def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
+        """log μ + log(1+e), log(1-μ) + log(1+e) and an e in [0, 1] common to both, or None for e = 0.
+
+        A sum over rows then costs one logarithm of a product in place of one a row.
+        """
+        return self.log_inverse(eta), self.log_complement(eta), None
+
 
 class _PowerLink(Link):
     """η = μᵖ, with p = ``self.power``: a number of the class, or a field."""
@@ -291,6 +298,9 @@ class Logit(Link):
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.inverse(eta)
+
+    def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
+        return jnp.where(eta >= 0, 0.0, eta), jnp.where(eta >= 0, -eta, 0.0), _decay(eta)
 
 
 @pytree

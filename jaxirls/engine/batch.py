@@ -12,14 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 
-from jaxirls.designs import Dense, Design, Lanes, Shared
+from jaxirls.designs import Dense, Design, Lanes, LanesByRow, Shared
 from jaxirls.families import Family
 from jaxirls.irls import Problem, Rows
 from jaxirls.penalties import Penalty
 
-# Two cache lines of float64: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
+# A few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
+ROWS_TILE = 64
 # Beyond these a dataset is large enough for matrix products of its own.
 LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
@@ -64,7 +66,12 @@ def plan(batch: Batch) -> Plan:
         return Plan(Dense, 1)
     if batch.x.shape[0] == 1 and batch.size > 1:
         return Plan(Shared, SHARED_TILE)
-    return Plan(Lanes, LANES_TILE)
+    return Plan(LanesByRow, ROWS_TILE) if _vectorizes_rows() else Plan(Lanes, LANES_TILE)
+
+
+def _vectorizes_rows() -> bool:
+    """Whether XLA turns a loop over rows into vector code: on CPU, since the compiler of JAX 0.12."""
+    return jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 12)
 
 
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
@@ -72,7 +79,7 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
     tile = _emptied(tile)
     rows = Rows(
-        y=tile.y.T,
+        y=_lanes_last(tile.y),
         offset=_transposed(tile.offset),
         freq_weights=_transposed(tile.freq_weights),
         var_weights=_transposed(tile.var_weights),
@@ -82,14 +89,19 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
         laid: Design = Shared(tile.x[0])
     else:
         x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
-        laid = Dense(x) if design is Dense else Lanes(x.transpose(1, 2, 0))
+        laid = Dense(x) if design is Dense else design(_lanes_last(x))
     scale = None if tile.scale is None else tile.scale[None]
     penalty = jax.tree.map(_transposed, tile.penalty)
     return Problem(laid, rows, penalty, _transposed(tile.start), scale, invalid)
 
 
 def _transposed(leaf: Array | None) -> Array | None:
-    return None if leaf is None else leaf.T
+    return None if leaf is None else _lanes_last(leaf)
+
+
+def _lanes_last(leaf: Array) -> Array:
+    """The batch axis moved last, in memory too: left to itself the compiler keeps the order of the user's array."""
+    return with_layout_constraint(jnp.moveaxis(leaf, 0, -1), Layout(major_to_minor=tuple(range(leaf.ndim))))
 
 
 def _weight(tile: Batch) -> Array | None:

@@ -14,11 +14,21 @@ __all__ = ["NOT_STORED", "Family", "NotStored", "Working", "cast", "lattice", "t
 
 
 class Working(NamedTuple):
-    """What one pass needs of a row, for unit weight and unit dispersion."""
+    """What one pass needs of a row, for unit weight and unit dispersion.
+
+    The loss is minus the log-likelihood up to a term of y alone: ``partial_loss + log1p(excess)``. A family whose loss
+    ends in the logarithm of a number in [1, 2] may leave it to the pass, which takes one of the product of many rows.
+    """
 
     score: Array
     weight: Array
-    loss: Array
+    partial_loss: Array
+    excess: Array | None = None
+
+    @property
+    def loss(self) -> Array:
+        """The whole loss."""
+        return self.partial_loss if self.excess is None else self.partial_loss + jnp.log1p(self.excess)
 
 
 class NotStored:

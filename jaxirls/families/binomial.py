@@ -60,8 +60,11 @@ class Binomial(Family):
         m = self._m(eta)
         failures = m - y
         up, down = self.link.log_inverse_deriv(eta), self.link.log_complement_deriv(eta)
-        log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
-        return Working(y * up + failures * down, -m * up * down, -times(y, log_mu) - times(failures, log_rest))
+        log_mu, log_rest, excess = self.link.log_shares(eta)
+        loss = -times(y, log_mu) - times(failures, log_rest)
+        if excess is not None and self.trials is not None:
+            loss, excess = loss + m * jnp.log1p(excess), None
+        return Working(y * up + failures * down, -m * up * down, loss, excess)
 
     def variance(self, mu: Array) -> Array:
         return mu * (1 - mu)
@@ -108,8 +111,8 @@ class Binomial(Family):
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
         m = self._m(eta)
-        half = 0.5 * self.link.log_odds(eta)
-        residual = y * jnp.exp(-half) - (m - y) * jnp.exp(half)
+        root = jnp.exp(0.5 * self.link.log_odds(eta))
+        residual = y / root - (m - y) * root
         return residual if self.trials is None else residual / jnp.sqrt(m)
 
     def anscombe_residual(self, eta: Array, y: Array) -> Array:
