@@ -9,13 +9,12 @@ devices get one program with both rounds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxirls.config import IRLS
@@ -25,6 +24,7 @@ from jaxirls.irls import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
 CHUNK_BYTES = 2**23
+CHUNKS_PER_CORE = 2
 
 # Where the processor has vectors of 512 bits, use them: LLVM prefers 256, which measures slower here.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
@@ -48,49 +48,72 @@ def fit_planned(batch: Batch, layout: Plan, config: IRLS) -> Solution:
 
 
 def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
-    size = batch.size
-    chunk = _chunk(batch, layout)
+    """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
+    (device,) = jax.tree.leaves(batch)[0].devices()
+    batch = jax.tree.map(np.asarray, batch)
+    size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
         return _first_round(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
 
-    rounds = _on_threads(begin, starts)
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = rounds[0] if len(rounds) == 1 else jax.tree.map(partial(_joined, twice=twice), *rounds)
-
+    begun = _joined(_on_threads(begin, starts, (_signature(batch), chunk, layout, config)), twice)
+    solution = begun.solution
     lanes = np.flatnonzero(begun.open)
-    if not lanes.size:
-        return begun.solution
-    places = np.resize(lanes, -(-lanes.size // layout.tile) * layout.tile).reshape(-1, layout.tile)
+    if lanes.size:
+        places = np.resize(lanes, -(-lanes.size // layout.tile) * layout.tile).reshape(-1, layout.tile)
 
-    def finish(at: np.ndarray) -> Solution:
-        part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
-        return _second_round(part, state, jnp.ones(layout.tile, bool), layout, config)
+        def finish(at: np.ndarray) -> Solution:
+            part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
+            return _second_round(part, state, np.ones(layout.tile, bool), layout, config)
 
-    finished = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: lanes.size], *_on_threads(finish, places))
-    return jax.tree.map(lambda whole, new: whole.at[lanes].set(new), begun.solution, finished)
+        finished = _joined(_on_threads(finish, places, (_signature(batch), layout, config)), 0)
+        solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
+    return jax.device_put(solution, device)
 
 
-def _on_threads(task: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
-    """``task`` of every argument, in order; the first call compiles, the others share its program."""
-    head, *rest = arguments
-    first = jax.block_until_ready(task(head))
-    if not rest:
-        return [first]
+_seen: set[Hashable] = set()
+
+
+def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], program: Hashable) -> list[Any]:
+    """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
+
+    def call(argument: Any) -> Any:
+        return jax.tree.map(np.asarray, task(argument))
+
+    done = []
+    if program not in _seen or len(arguments) == 1:
+        done, arguments = [call(arguments[0])], arguments[1:]
+        _seen.add(program)
+    if not len(arguments):
+        return done
     with ThreadPoolExecutor(cores()) as pool:
-        return [first, *pool.map(lambda argument: jax.block_until_ready(task(argument)), rest)]
+        return [*done, *pool.map(call, arguments)]
 
 
-def _joined(*leaves: jax.Array, twice: int) -> jax.Array:
-    return jnp.concatenate([*leaves[:-1], leaves[-1][twice:]])
+def _signature(batch: Batch) -> Hashable:
+    """What the program of a batch depends on, its size aside."""
+    shapes = tuple((leaf.shape[0] > 1, leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch))
+    return jax.tree.structure(batch), shapes, bool(jax.config.jax_enable_x64)
+
+
+def _joined(parts: list[Any], twice: int) -> Any:
+    """The parts one after the other, the last without its first ``twice``, in arrays that may be written to."""
+    return jax.tree.map(lambda *leaves: np.concatenate([*leaves[:-1], leaves[-1][twice:]]), *parts)
+
+
+def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
+    whole[at] = new[: len(at)]
+    return whole
 
 
 def _chunk(batch: Batch, layout: Plan) -> int:
     """Datasets a chunk: a power of two of tiles, within ``CHUNK_BYTES``, so that batch sizes share programs."""
     leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1]
     each = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in leaves)
-    tiles = max(1, min(CHUNK_BYTES // max(1, each * layout.tile), batch.size // layout.tile))
+    share = batch.size // (CHUNKS_PER_CORE * cores() * layout.tile)
+    tiles = max(1, min(CHUNK_BYTES // max(1, each * layout.tile), share))
     return layout.tile << (tiles.bit_length() - 1)
 
 
