@@ -146,46 +146,58 @@ class LanesByRow(Lanes):
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape
-        zero = jnp.zeros(lanes, self.x.dtype)
+        zero = jnp.zeros((1, lanes), self.x.dtype)
 
         def terms_of(i: Array) -> tuple[Array, Terms]:
-            x = lax.dynamic_index_in_dim(self.x, i, 0, keepdims=False)
+            x = lax.dynamic_slice_in_dim(self.x, i, 1)
             own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, i, 1), rows)
             # The barrier keeps XLA from computing the kernel again for every sum that uses it.
-            terms = lax.optimization_barrier(kernel(_combine(x[None], beta), own))
-            return x, jax.tree.map(lambda term: jnp.broadcast_to(term[0], (lanes,)), terms)
+            terms = lax.optimization_barrier(kernel(_combine(x, beta), own))
+            return x[0], jax.tree.map(lambda term: jnp.broadcast_to(term, (1, lanes)), terms)
 
-        def add(i: Array, carry: tuple[Sums, Array]) -> tuple[Sums, Array]:
-            total, product = carry
+        def add(i: Array, carry: _Running) -> _Running:
             x, terms = terms_of(i)
-            total = Sums(
-                tuple(part + (terms.weight * x[j]) * x[: j + 1] for j, part in enumerate(total.gram)),
-                total.score + terms.residual * x,
-                jax.tree.map(jnp.add, total.sums, terms.sums),
-                jax.tree.map(jnp.minimum, total.minima, terms.minima),
-                total.log_excess,
+            return _Running(
+                tuple(part + (terms.weight * x[j : j + 1]) * x[: j + 1] for j, part in enumerate(carry.triangle)),
+                carry.score + terms.residual * x,
+                jax.tree.map(jnp.add, carry.sums, terms.sums),
+                jax.tree.map(jnp.minimum, carry.minima, terms.minima),
+                carry.product if terms.excess is None else carry.product * (1 + terms.excess),
+                carry.log_excess,
             )
-            return total, product if terms.excess is None else product * (1 + terms.excess)
 
-        def block(i: Array, total: Sums) -> Sums:
+        def block(i: Array, carry: _Running) -> _Running:
             first = i * LOG_ROWS
-            total, product = lax.fori_loop(first, jnp.minimum(first + LOG_ROWS, n), add, (total, zero + 1))
-            return total._replace(log_excess=total.log_excess + jnp.log(product))
+            carry = lax.fori_loop(first, jnp.minimum(first + LOG_ROWS, n), add, carry)
+            return carry._replace(product=zero + 1, log_excess=carry.log_excess + jnp.log(carry.product))
 
         first = jnp.int32(0)
         _, shapes = jax.eval_shape(terms_of, first)
-        empty = Sums(
+        carry = _Running(
             tuple(jnp.zeros((j + 1, lanes), self.x.dtype) for j in range(p)),
             jnp.zeros((p, lanes), self.x.dtype),
             (zero,) * len(shapes.sums),
             (zero + jnp.inf,) * len(shapes.minima),
+            zero + 1,
             zero,
         )
         if shapes.excess is None:
-            total, _ = lax.fori_loop(first, jnp.int32(n), add, (empty, zero))
+            carry = lax.fori_loop(first, jnp.int32(n), add, carry)
         else:
-            total = lax.fori_loop(first, jnp.int32(-(-n // LOG_ROWS)), block, empty)
-        return total._replace(gram=_symmetric(total.gram))
+            carry = lax.fori_loop(first, jnp.int32(-(-n // LOG_ROWS)), block, carry)
+        sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
+        return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
+
+
+class _Running(NamedTuple):
+    """The sums of the rows seen so far."""
+
+    triangle: tuple[Array, ...]  # row j of the Gram matrix up to the diagonal, (j + 1, T)
+    score: Array  # (p, T)
+    sums: tuple[Array, ...]  # each (1, T)
+    minima: tuple[Array, ...]
+    product: Array  # of 1+e over the rows since the last logarithm
+    log_excess: Array
 
 
 @jax.tree_util.register_dataclass

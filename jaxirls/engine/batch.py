@@ -85,11 +85,14 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
         var_weights=_transposed(tile.var_weights),
         family=jax.tree.map(_transposed, tile.family),
     )
-    if design is Shared:
-        laid: Design = Shared(tile.x[0])
+    x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
+    laid: Design
+    if issubclass(design, Lanes):
+        laid = design(_lanes_last(x))
+    elif design is Shared:
+        laid = Shared(tile.x[0])
     else:
-        x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
-        laid = Dense(x) if design is Dense else design(_lanes_last(x))
+        laid = Dense(x)
     scale = None if tile.scale is None else tile.scale[None]
     penalty = jax.tree.map(_transposed, tile.penalty)
     return Problem(laid, rows, penalty, _transposed(tile.start), scale, invalid)

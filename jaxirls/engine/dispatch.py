@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxirls.config import IRLS
@@ -68,7 +69,7 @@ def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
             part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
             return _second_round(part, state, np.ones(layout.tile, bool), layout, config)
 
-        finished = _joined(_on_threads(finish, places, (_signature(batch), layout, config)), 0)
+        finished = _joined(_on_threads(finish, list(places), (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
     return jax.device_put(solution, device)
 
@@ -86,7 +87,7 @@ def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], program: H
     if program not in _seen or len(arguments) == 1:
         done, arguments = [call(arguments[0])], arguments[1:]
         _seen.add(program)
-    if not len(arguments):
+    if not arguments:
         return done
     with ThreadPoolExecutor(cores()) as pool:
         return [*done, *pool.map(call, arguments)]
@@ -95,7 +96,7 @@ def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], program: H
 def _signature(batch: Batch) -> Hashable:
     """What the program of a batch depends on, its size aside."""
     shapes = tuple((leaf.shape[0] > 1, leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch))
-    return jax.tree.structure(batch), shapes, bool(jax.config.jax_enable_x64)
+    return jax.tree.structure(batch), shapes, jnp.zeros(()).dtype
 
 
 def _joined(parts: list[Any], twice: int) -> Any:

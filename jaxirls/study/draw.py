@@ -111,7 +111,7 @@ def _design(scenario: Scenario, design: type[Design], root: Array, keys: Array) 
         return Shared(one(shared))
     many = jax.vmap(one, out_axes=0 if design is Dense else -1)
     x = many(keys if scenario.design.redraw else jnp.broadcast_to(shared, keys.shape))
-    return Dense(x) if design is Dense else Lanes(x)
+    return design(x) if issubclass(design, Lanes) else Dense(x)
 
 
 def _responses(scenario: Scenario, keys: Array, eta: Array) -> Array:

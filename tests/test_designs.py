@@ -1,0 +1,57 @@
+"""Every design makes the same pass: sums, minima and logarithms of products, against NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxirls.designs import Dense, Lanes, LanesByRow, Shared, Terms
+
+LANES = 3
+
+
+def kernel(eta, rows):
+    y, weight = rows
+    return Terms(weight * eta**2, y - eta, (y * eta, weight), (eta,), jnp.exp(-jnp.abs(eta)))
+
+
+def laid(design, x):
+    if design is Shared:
+        return Shared(jnp.asarray(x[0]))
+    return design(jnp.asarray(x if design is Dense else x.transpose(1, 2, 0)))
+
+
+@pytest.mark.parametrize("n", [3, 71])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, Shared, Dense])
+def test_one_pass_gives_the_sums_that_numpy_gives(design, n):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(LANES, n, 2))
+    if design is Shared:
+        x[:] = x[0]
+    y, weight, beta = rng.normal(size=(n, LANES)), rng.uniform(size=(n, 1)), rng.normal(size=(2, LANES))
+    found = laid(design, x).accumulate(jnp.asarray(beta), (jnp.asarray(y), jnp.asarray(weight)), kernel)
+    eta = np.einsum("tnp,pt->nt", x, beta)
+    expected = {
+        "gram": np.einsum("tnp,tnq,nt->pqt", x, x, weight * eta**2),
+        "score": np.einsum("tnp,nt->pt", x, y - eta),
+        "log_excess": np.log1p(np.exp(-np.abs(eta))).sum(0),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.sums[0], (y * eta).sum(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.broadcast_to(found.sums[1], LANES), weight.sum(), rtol=1e-12)
+    np.testing.assert_allclose(found.minima[0], eta.min(0), rtol=1e-12)
+    np.testing.assert_allclose(laid(design, x).predict(jnp.asarray(beta)), eta, rtol=1e-12, atol=1e-12)
+
+
+def test_a_product_of_many_factors_does_not_overflow_in_float32():
+    n = 4000
+    excess = np.full((n, LANES), 0.999, np.float32)
+    rows = (jnp.asarray(excess), jnp.ones((n, 1), jnp.float32))
+    for design in (Lanes, LanesByRow, Dense):
+        x = np.ones((LANES, n, 1), np.float32)
+        total = laid(design, x).accumulate(
+            jnp.zeros((1, LANES), jnp.float32),
+            rows,
+            lambda eta, rows: Terms(rows[1], rows[1], excess=rows[0] + 0 * eta),
+        )
+        np.testing.assert_allclose(total.log_excess, n * np.log(1.999), rtol=1e-5)
