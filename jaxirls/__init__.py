@@ -15,7 +15,7 @@ from jaxirls.families import (
     Tweedie,
 )
 from jaxirls.fit import fit
-from jaxirls.hypotheses import Contrast, TestResult, lr_test, score_test, t_test, wald_test
+from jaxirls.hypotheses import Contrast, HypothesisTest, lr_test, score_test, t_test, wald_test
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
 from jaxirls.profiles import Profile, profile_conf_int
@@ -32,6 +32,7 @@ __all__ = [
     "Fit",
     "Gamma",
     "Gaussian",
+    "HypothesisTest",
     "Influence",
     "InverseGaussian",
     "Jeffreys",
@@ -45,7 +46,6 @@ __all__ = [
     "Recession",
     "Ridge",
     "Status",
-    "TestResult",
     "Trace",
     "Tweedie",
     "covariance",

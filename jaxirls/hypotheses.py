@@ -17,10 +17,10 @@ from jaxirls.linalg import half_inverse
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, f_tail, normal_reach
 
-__all__ = ["Contrast", "TestResult", "lr_test", "score_test", "t_test", "wald_test"]
+__all__ = ["Contrast", "HypothesisTest", "lr_test", "score_test", "t_test", "wald_test"]
 
 
-class TestResult(NamedTuple):
+class HypothesisTest(NamedTuple):
     """A test of one hypothesis a dataset.
 
     Attributes:
@@ -59,7 +59,7 @@ class Contrast(NamedTuple):
 
 def wald_test(
     fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | None = None, use_f: bool = False
-) -> TestResult:
+) -> HypothesisTest:
     r"""Wald test of Rβ = q: (Rβ̂-q)' (R cov R')⁻¹ (Rβ̂-q) ~ χ²(k), or that over k ~ F(k, df_resid).
 
     Args:
@@ -70,7 +70,7 @@ def wald_test(
       use_f: the F statistic instead of χ², for families with an estimated dispersion.
 
     Returns:
-      A ``TestResult``; NaN where R cov R' is singular.
+      A ``HypothesisTest``; NaN where R cov R' is singular.
 
     Raises:
       ValueError: for shapes that do not fit.
@@ -83,16 +83,16 @@ def wald_test(
       >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
       >>> fit = ji.fit(X, jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0]), ji.Poisson())
       >>> print(ji.wald_test(fit, jnp.array([0.0, 1.0])).statistic.round(2))
-      8.88
+      9.44
     """
     R, difference, cov = _restrictions(fit, R, q, cov)
     half = half_inverse(jnp.einsum("...kp,...pq,...lq->...kl", R, cov, R, precision=HIGHEST))
     statistic = jnp.square(jnp.einsum("...kl,...l->...k", half, difference, precision=HIGHEST)).sum(-1)
     k = R.shape[-2]
     if not use_f:
-        return TestResult(statistic, chi2_tail(statistic, k), k)
+        return HypothesisTest(statistic, chi2_tail(statistic, k), k)
     df_resid = jnp.broadcast_to(fit.df_resid, jnp.broadcast_shapes(fit.shape, statistic.shape))
-    return TestResult(statistic / k, f_tail(statistic / k, k, df_resid), k, df_resid)
+    return HypothesisTest(statistic / k, f_tail(statistic / k, k, df_resid), k, df_resid)
 
 
 def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | None = None) -> Contrast:
@@ -108,7 +108,7 @@ def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | N
     return Contrast(effect, sd, difference / sd, 2 * norm.sf(jnp.abs(difference / sd)))
 
 
-def lr_test(restricted: Fit, full: Fit) -> TestResult:
+def lr_test(restricted: Fit, full: Fit) -> HypothesisTest:
     r"""Likelihood-ratio test of two nested fits of the same data.
 
     The statistic is (deviance of the restricted - deviance of the full fit) / φ, χ² with the difference in columns;
@@ -119,7 +119,7 @@ def lr_test(restricted: Fit, full: Fit) -> TestResult:
       restricted, full: of ``ji.fit``, of the same family and link, the second with more columns.
 
     Returns:
-      A ``TestResult``; NaN where either fit is penalized (its deviance is not at a maximum), where the numbers of
+      A ``HypothesisTest``; NaN where either fit is penalized (its deviance is not at a maximum), where the numbers of
       observations differ, or where the dispersion is that of no data.
 
     Raises:
@@ -141,7 +141,7 @@ def lr_test(restricted: Fit, full: Fit) -> TestResult:
         difference = restricted.deviance - full.deviance
     comparable = ~(restricted.penalized | full.penalized) & (restricted.nobs == full.nobs)
     statistic = jnp.where(comparable, difference / full.scale, jnp.nan)
-    return TestResult(statistic, chi2_tail(statistic, df), df)
+    return HypothesisTest(statistic, chi2_tail(statistic, df), df)
 
 
 def score_test(
@@ -156,7 +156,7 @@ def score_test(
     freq_weights: ArrayLike | None = None,
     var_weights: ArrayLike | None = None,
     family: Family | None = None,
-) -> TestResult:
+) -> HypothesisTest:
     r"""Rao's score test that added columns have coefficient zero, computed from the fit without them.
 
     With s the scores and W the weights of the rows at the **restricted** estimate, and Z̃ = Z - X (X'WX)⁻¹ X'WZ, the
@@ -171,7 +171,8 @@ def score_test(
         that of the larger model.
 
     Returns:
-      A ``TestResult``; NaN where Z depends on the columns of X, and where the fit is penalized (its score is not zero).
+      A ``HypothesisTest``; NaN where Z depends on the columns of X, and where the fit is penalized (its score is
+      not zero).
 
     Raises:
       ValueError: for shapes that do not fit.
@@ -184,7 +185,7 @@ def score_test(
       >>> X, y = jnp.ones((6, 1)), jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
       >>> null = ji.fit(X, y, ji.Poisson())
       >>> print(ji.score_test(null, X, y, jnp.arange(6.0)[:, None]).statistic.round(2))
-      10.16
+      10.3
     """
     Z = jnp.asarray(exog_extra)
     at_depth = max(Z.ndim - 2, 0)
@@ -218,7 +219,7 @@ def score_test(
     dispersion = at.fit.scale if scale is None else jnp.asarray(scale, dtype)
     dispersion = dispersion.reshape((1,) * (root.ndim - 1 - dispersion.ndim) + dispersion.shape)
     statistic = jnp.where(independent, jnp.square(root).sum(-1) / dispersion, jnp.nan)
-    return TestResult(statistic, chi2_tail(statistic, k), k)
+    return HypothesisTest(statistic, chi2_tail(statistic, k), k)
 
 
 def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None) -> tuple[Array, Array, Array]:

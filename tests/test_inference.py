@@ -238,3 +238,27 @@ def test_trials_are_given_again_or_refused():
     assert digits(found.cooks_distance, case["influence"]["cooks_distance"]) > 8
     shares = ji.residuals(fit, X, y, family=ji.Binomial(trials=trials), kind="response") / trials
     assert digits(shares, case["residuals"]["response"]) > 8
+
+
+def test_float32_follows_its_inputs_and_is_near_float64():
+    X, y = cloglog_data()
+    params, family = np.array([-0.2, 0.5, 0.3]), ji.Binomial(link=ji.links.CLogLog())
+
+    @jax.jit
+    def everything(params, X, y, extra):
+        fit = fit_at(params, family, {"X": X, "y": y})
+        return [
+            ji.influence(fit, X, y),
+            ji.residuals(fit, X, y, kind="anscombe"),
+            ji.covariance(fit, X, y, kind="HC3"),
+            ji.score_test(fit, X, y, extra).statistic,
+            ji.wald_test(fit, jnp.eye(3)[:2]).pvalue,
+            ji.get_prediction(fit, X),
+            ji.margeff(fit, X, dummy=True),
+        ]
+
+    given = params, X[:, :3], y, X[:, 3:]
+    wide, narrow = everything(*given), everything(*(value.astype(np.float32) for value in given))
+    for here, there in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        assert here.dtype == jnp.float32
+        np.testing.assert_allclose(here, there, rtol=2e-4, atol=2e-5)
