@@ -16,6 +16,7 @@ from jaxirls.families import (
 )
 from jaxirls.fit import fit
 from jaxirls.hypotheses import Contrast, HypothesisTest, lr_test, score_test, t_test, wald_test
+from jaxirls.null import NullModel, null_model
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
 from jaxirls.profiles import Profile, profile_conf_int
@@ -39,6 +40,7 @@ __all__ = [
     "MarginalEffects",
     "MeanBiasReduction",
     "NegativeBinomial",
+    "NullModel",
     "Penalty",
     "Poisson",
     "Prediction",
@@ -56,6 +58,7 @@ __all__ = [
     "links",
     "lr_test",
     "margeff",
+    "null_model",
     "profile_conf_int",
     "residuals",
     "score_test",

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxirls.dispersion import Scale
 from jaxirls.families import Family
 from jaxirls.penalties import Penalty
 
-__all__ = ["HIGHEST", "Data", "Rows", "core_ranks", "family_ranks", "gram", "linear", "rows_of"]
+__all__ = ["HIGHEST", "Data", "Rows", "batch_shape", "core_ranks", "family_ranks", "gram", "linear", "rows_of"]
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -27,22 +28,28 @@ class Data(NamedTuple):
     family: Family
     penalty: Penalty | None
     start: Array | None
-    scale: Array | None
+    scale: Scale
     fallback: Penalty | None = None
 
 
 def core_ranks(data: Data) -> Data:
     """The number of trailing axes of each leaf that are not batch axes."""
-    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "start": 1, "scale": 0}
+    given = {"X": 2, "y": 1, "offset": 1, "freq_weights": 1, "var_weights": 1, "start": 1}
     ranks: dict = {name: rank if getattr(data, name) is not None else None for name, rank in given.items()}
-    penalties = {name: jax.tree.map(lambda _: 1, getattr(data, name)) for name in ("penalty", "fallback")}
-    return Data(family=family_ranks(data.family), **ranks, **penalties)
+    ranks |= {name: jax.tree.map(lambda _: 1, getattr(data, name)) for name in ("penalty", "fallback")}
+    return Data(family=family_ranks(data.family), scale=jax.tree.map(lambda _: 0, data.scale), **ranks)
 
 
 def family_ranks(family: Family) -> Family:
     """1 for every leaf with a value a row, 0 for every other."""
     rows = family.row_parameters
     return jax.tree_util.tree_map_with_path(lambda path, leaf: int(getattr(path[0], "name", None) in rows), family)
+
+
+def batch_shape(data: Data) -> tuple[int, ...]:
+    """The shape to which the leading axes broadcast."""
+    leaves = zip(jax.tree.leaves(data), jax.tree.leaves(core_ranks(data)), strict=True)
+    return jnp.broadcast_shapes(*(leaf.shape[: leaf.ndim - rank] for leaf, rank in leaves))
 
 
 class Rows(NamedTuple):
@@ -56,7 +63,7 @@ class Rows(NamedTuple):
     family: Family
     penalty: Penalty | None
     penalized: Array
-    scale: Array | None
+    scale: Scale
 
 
 def rows_of(data: Data, fitted: Array, depth: int) -> Rows:

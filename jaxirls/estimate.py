@@ -21,7 +21,7 @@ from jaxirls.fit import check_arguments
 from jaxirls.linalg import half_inverse, plus_diagonal
 from jaxirls.results import Fit
 
-__all__ = ["Estimate", "align", "at_estimate"]
+__all__ = ["Estimate", "align", "at_estimate", "family_of"]
 
 
 class Estimate(NamedTuple):
@@ -89,7 +89,7 @@ def at_estimate(
     if not isinstance(fit, Fit):
         raise ValueError(f"fit must be the result of ji.fit, got {type(fit).__name__}")
     p = fit.params.shape[-1]
-    family = _family(fit, family)
+    family = family_of(fit, family)
     data = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
     if data.X.shape[-1] != p:
         raise ValueError(f"X has {data.X.shape[-1]} columns, the fit {p} coefficients: give the design of the fit")
@@ -112,7 +112,7 @@ def at_estimate(
 def align(fit: Fit, depth: int) -> Fit:
     """The fit with axes of length one in front, ``depth`` batch axes in all."""
     extra = (1,) * (depth - len(fit.shape))
-    family = jax.tree.map(lambda leaf: leaf.reshape(extra + leaf.shape) if leaf.ndim else leaf, fit.family)
+    family = jax.tree.map(lambda leaf: leaf.reshape(extra + leaf.shape) if jnp.ndim(leaf) else leaf, fit.family)
     arrays = {name: value for name, value in vars(fit).items() if name != "family"}
     return Fit(**jax.tree.map(lambda leaf: leaf.reshape(extra + leaf.shape), arrays), family=family)
 
@@ -127,10 +127,14 @@ def _cores(data: tuple) -> list[tuple[Array, int]]:
 
 
 def _in_dtype(fit: Fit, dtype: jnp.dtype) -> Fit:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fit)
+    def cast(leaf: Array | float) -> Array | float:
+        floating = isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if floating else leaf  # type: ignore[union-attr]
+
+    return jax.tree.map(cast, fit)
 
 
-def _family(fit: Fit, family: Family | None) -> Family:
+def family_of(fit: Fit, family: Family | None) -> Family:
     """The family of the fit, with its row parameters from ``family``."""
     names = [name for name in fit.family.row_parameters if getattr(fit.family, name) is NOT_STORED]
     called = type(fit.family).__name__

@@ -14,11 +14,13 @@ from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS
-from jaxirls.data import Data, core_ranks
+from jaxirls.data import Data, batch_shape, core_ranks
+from jaxirls.dispersion import ScaleRule, is_estimated
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
 from jaxirls.engine.batch import Batch
 from jaxirls.families import NOT_STORED, Family
 from jaxirls.implicit import tangents
+from jaxirls.overdispersion import fit_with_alpha, is_open
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
 
@@ -36,7 +38,7 @@ def fit(
     penalty: Penalty | None = None,
     fallback: Penalty | None = None,
     start: ArrayLike | None = None,
-    scale: ArrayLike | None = None,
+    scale: ArrayLike | str | None = None,
     config: IRLS = IRLS(),  # noqa: B008 (frozen)
 ) -> Fit:
     r"""Fit a generalized linear model, or a batch of them, by iteratively reweighted least squares.
@@ -60,8 +62,9 @@ def fit(
         ``IRLS(max_condition=...)``. They are fitted again as by ``penalty=fallback``; ``fit.penalized`` says which they
         are, ``fit.unpenalized_status`` why.
       start: coefficients to start from, ``(..., p)``.
-      scale: known dispersion, a number or ``(...)``; None estimates it as Pearson's χ² / df_resid in the families that
-        have one.
+      scale: dispersion φ, as in statsmodels: a known one, a number or ``(...)``; "X2" or "dev" estimates it as
+        Pearson's χ² or the deviance over df_resid, in any family (quasi-likelihood); None is "X2" in the families that
+        have a dispersion (all but Binomial, Poisson and NegativeBinomial), else 1.
       config: options of the algorithm, ``ji.IRLS(tol=..., max_iter=...)``.
 
     Returns:
@@ -88,7 +91,13 @@ def fit(
     data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale, fallback)
     if not isinstance(config, IRLS):
         raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
-    solution, penalized, unpenalized_status = _solve(config, data)
+    alpha_se = None
+    if is_open(family):
+        outcome, alpha, alpha_se = fit_with_alpha(_solve, config, data)
+        family = _replaced(family, {"alpha": alpha})
+    else:
+        outcome = _solve(config, data)
+    solution, penalized, unpenalized_status = outcome
     used = data.penalty if data.fallback is None else data.fallback
     curvature = None
     if used is not None and used.diagonal is not None:
@@ -111,6 +120,7 @@ def fit(
         newton_decrement=solution.newton_decrement,
         min_weight=solution.min_weight,
         family=_without_rows(family),
+        alpha_se=alpha_se,
     )
 
 
@@ -122,7 +132,7 @@ def _solve(config: IRLS, data: Data) -> Outcome:
 def _broadcast_and_fit(config: IRLS, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     ranks = core_ranks(data)
-    lead = jnp.broadcast_shapes(*_map_leaves(lambda leaf, rank: leaf.shape[: leaf.ndim - rank], data, ranks))
+    lead = batch_shape(data)
     size = math.prod(lead)
 
     def flat(leaf: Array, rank: int) -> Array:
@@ -194,7 +204,7 @@ def check_arguments(
     var_weights: ArrayLike | None,
     penalty: Penalty | None,
     start: ArrayLike | None,
-    scale: ArrayLike | None,
+    scale: ArrayLike | str | None,
     fallback: Penalty | None = None,
     unique: bool = True,
 ) -> Data:
@@ -218,7 +228,7 @@ def check_arguments(
         "freq_weights": freq_weights,
         "var_weights": var_weights,
         "start": start,
-        "scale": scale,
+        "scale": None if isinstance(scale, str) else scale,
     }
     arrays = {name: None if value is None else _numeric(name, value) for name, value in named.items()}
     X_, y_ = arrays["X"], arrays["y"]
@@ -254,8 +264,11 @@ def check_arguments(
             raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
         if value is not None and not value.ndim:
             family = _replaced(family, {name: value[None]})
+    rule = ScaleRule.of(scale) if isinstance(scale, str) else cast["scale"]
     if used is not None:
-        used.check(family, scale is not None)
+        used.check(family, is_open(family) or is_estimated(rule, family.has_dispersion))
+    if is_open(family) and scale is not None:
+        raise ValueError(f"scale is {scale!r} while alpha is estimated, and both measure the dispersion: drop scale")
     data = Data(
         X_.astype(dtype),
         y_.astype(dtype),
@@ -265,7 +278,7 @@ def check_arguments(
         family,
         None if penalty is None else penalty.bound(p, dtype),
         cast["start"],
-        cast["scale"],
+        rule,
         None if fallback is None else fallback.bound(p, dtype),
     )
     leads = {name: leaf.shape[: leaf.ndim - rank] for name, leaf, rank in _named_leaves(data)}

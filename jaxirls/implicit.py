@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
+from jaxirls.dispersion import dispersion
 from jaxirls.engine import Outcome
 from jaxirls.status import Status
 
@@ -33,15 +34,15 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
         rows = rows_of(data, fitted, solution.params.ndim - 1)
         return rows._replace(penalized=fitted & outcome.penalized)
 
-    pull = jax.jvp(lambda data: _score(beta, clean(data)), (data,), (moved,))[1]
-    curvature = _observed(beta, clean(data))
+    pull = jax.jvp(lambda data: score(beta, clean(data)), (data,), (moved,))[1]
+    curvature = observed_information(beta, clean(data))
     identity = jnp.broadcast_to(jnp.eye(beta.shape[-1], dtype=beta.dtype), curvature.shape)
     curvature = jnp.where(fitted[..., None, None], curvature, identity)
     step = jnp.linalg.solve(curvature, pull[..., None])[..., 0]
     step = jnp.where(fitted[..., None], step, 0.0)
     change = jax.jvp(lambda beta, data: _measures(beta, clean(data)), (beta, data), (step, moved))[1]
 
-    still = jax.tree.map(_no_tangent, outcome)
+    still = jax.tree.map(no_tangent, outcome)
     change = {
         name: jnp.where(fitted.reshape(fitted.shape + (1,) * (value.ndim - fitted.ndim)), value, 0.0)
         for name, value in change.items()
@@ -49,13 +50,13 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
     return still._replace(solution=still.solution._replace(params=step, **change))
 
 
-def _no_tangent(leaf: Array) -> Array:
+def no_tangent(leaf: Array) -> Array:
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         return jnp.zeros_like(leaf)
     return jnp.zeros(leaf.shape, jax.dtypes.float0)
 
 
-def _score(beta: Array, data: Rows) -> Array:
+def score(beta: Array, data: Rows) -> Array:
     residual = data.freq * data.var * data.family.working(linear(beta, data), data.y).score
     score = jnp.einsum("...np,...n->...p", data.X, residual, precision=HIGHEST)
     return score if data.penalty is None else score + _penalty_score(beta, data)
@@ -80,11 +81,11 @@ def _bend(beta: Array, data: Rows) -> Array:
     rows = jnp.broadcast_to(data.X, (*beta.shape[:-1], *data.X.shape[-2:]))
     variance = jnp.square(lax.linalg.triangular_solve(lower, rows, lower=True, transpose_a=True)).sum(-1)
     pull = 0.5 * weight * variance * penalty.rate(data.family, eta)
-    pull = pull if data.scale is None else pull * data.scale[..., None]
+    pull = pull * data.scale[..., None] if isinstance(data.scale, Array) else pull
     return jnp.einsum("...np,...n->...p", data.X, pull, precision=HIGHEST)
 
 
-def _observed(beta: Array, data: Rows) -> Array:
+def observed_information(beta: Array, data: Rows) -> Array:
     """-∂score/∂β; not symmetric, where a penalty's score is no gradient."""
     eta = linear(beta, data)
     slope = jax.jvp(lambda eta: data.family.working(eta, data.y).score, (eta,), (jnp.ones_like(eta),))[1]
@@ -103,12 +104,7 @@ def _measures(beta: Array, data: Rows) -> dict[str, Array]:
     deviance = (weight * family.unit_deviance(eta, data.y)).sum(-1)
     pearson = (weight * jnp.square(family.pearson_residual(eta, data.y))).sum(-1)
     nobs = data.freq.sum(-1)
-    if data.scale is not None:
-        scale = jnp.broadcast_to(data.scale, pearson.shape)
-    elif family.has_dispersion:
-        scale = pearson / jnp.where(nobs > beta.shape[-1], nobs - beta.shape[-1], 1.0)
-    else:
-        scale = jnp.ones_like(pearson)
+    scale = dispersion(data.scale, family.has_dispersion, pearson, deviance, nobs - beta.shape[-1])
     at = family.likelihood_scale(scale, deviance, nobs)
     positive = jnp.where(at > 0, at, 1.0)[..., None]
     rows = family.log_likelihood(eta, data.y, data.var, positive)

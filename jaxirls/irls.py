@@ -19,6 +19,7 @@ from jax import Array, lax
 from jaxirls import linalg
 from jaxirls.config import IRLS
 from jaxirls.designs import Design, Kernel, Sums, Terms
+from jaxirls.dispersion import Scale, dispersion, is_estimated
 from jaxirls.families import Family
 from jaxirls.penalties import Penalty
 from jaxirls.separation import ABSENT, recession, row_cones
@@ -49,7 +50,7 @@ class Problem(NamedTuple):
     rows: Rows
     penalty: Penalty | None  # leaves (p | 1, T | 1)
     start: Array | None  # (p, T) or (p, 1)
-    scale: Array | None  # (1, T) or (1, 1): a known dispersion
+    scale: Scale  # (T,) or (1,): a known dispersion; or how to estimate it
     invalid: Array  # (T,)
 
     @property
@@ -194,7 +195,7 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     dtype = state.loss.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
-    gram, score, loss, dispersion, total = _evaluate(problem, candidate)
+    gram, score, loss, scale, total = _evaluate(problem, candidate)
     factor = linalg.factorize(_plus(gram, problem.curvature))
     score, half, loss = _bent(problem, candidate, factor, score, loss)
 
@@ -207,7 +208,7 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     step = linalg.backward(factor, half)
 
     # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way.
-    unit = jnp.sqrt(dispersion)
+    unit = jnp.sqrt(scale)
     decrement = size / jnp.where(unit > 0, unit, 1.0)
     ahead = jnp.where(
         jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
@@ -250,8 +251,7 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     smallest = jnp.where(jnp.isfinite(total.minima[0]), total.minima[0], 0.0)
     if problem.curvature is not None:
         score = score - problem.curvature * beta
-    df_resid = nobs - design.p
-    scale = _scale(problem, chi2, df_resid)
+    scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - design.p)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
     llf = _saturated(problem, at) - 0.5 * deviance / at
 
@@ -329,18 +329,10 @@ def _saturated(problem: Problem, scale: Array) -> Array:
     return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
 
 
-def _scale(problem: Problem, chi2: Array, df_resid: Array) -> Array:
-    if problem.scale is not None:
-        return jnp.broadcast_to(problem.scale[0], chi2.shape)
-    if not problem.rows.family.has_dispersion:
-        return jnp.ones_like(chi2)
-    return jnp.where(df_resid > 0, chi2 / jnp.where(df_resid > 0, df_resid, 1.0), jnp.nan)
-
-
 def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Information, score, objective, a running dispersion and the total weight at β."""
     design, rows = problem.design, problem.rows
-    free = rows.family.has_dispersion and problem.scale is None
+    free = is_estimated(problem.scale, rows.family.has_dispersion)
 
     def kernel(eta: Array, rows: Rows) -> Terms:
         at = _shift(rows, eta)
@@ -361,11 +353,10 @@ def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array
     if problem.curvature is not None:
         score = score - problem.curvature * beta
         loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
-    if free:
-        dispersion = total.sums[1] / jnp.maximum(weight - design.p, 1.0)
-    else:
-        dispersion = jnp.ones_like(loss) if problem.scale is None else problem.scale[0] + jnp.zeros_like(loss)
-    return total.gram, score, loss, dispersion, weight
+    # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
+    scale, chi2 = (None, total.sums[1]) if free else (problem.scale, loss)
+    unit = dispersion(scale, free, chi2, loss, jnp.maximum(weight - design.p, 1.0))
+    return total.gram, score, loss, unit, weight
 
 
 def _least_squares(problem: Problem, kernel: Kernel, data: Any) -> tuple[Array, Array]:
@@ -385,7 +376,7 @@ def _bent(
     penalty, design, rows = problem.penalty, problem.design, problem.rows
     if penalty is None or not penalty.bends:
         return score, linalg.forward(factor, score), loss
-    scale = jnp.ones_like(loss) if problem.scale is None else jnp.broadcast_to(problem.scale[0], loss.shape)
+    scale = dispersion(problem.scale, False, loss, loss, loss)
     rate = penalty.rate(rows.family, _shift(rows, design.predict(beta)))
     score = score + 0.5 * scale[None] * design.pull(_weigh(rows, design.variances(factor) * rate))
     half = linalg.forward(factor, score)

@@ -44,7 +44,7 @@ class Penalty:
     bends: ClassVar[bool] = False
     identifies: ClassVar[bool] = False
 
-    def check(self, family: Family, scale_given: bool) -> None:
+    def check(self, family: Family, estimates_dispersion: bool) -> None:
         """Raise a ValueError where the penalty is not defined for a model."""
 
     def bound(self, p: int, dtype: DTypeLike) -> Penalty:
@@ -109,11 +109,11 @@ class _BiasReducing(Penalty):
 
     bends = True
 
-    def check(self, family: Family, scale_given: bool) -> None:
-        if family.has_dispersion and not scale_given:
+    def check(self, family: Family, estimates_dispersion: bool) -> None:
+        if estimates_dispersion:
             raise ValueError(
                 f"ji.{type(self).__name__}() needs a known dispersion, and {type(family).__name__} estimates its own: "
-                "give scale=..., or use ji.Ridge(...)"
+                "give scale=... (or alpha=...), or use ji.Ridge(...)"
             )
 
     def bound(self, p: int, dtype: DTypeLike) -> Penalty:

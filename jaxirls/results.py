@@ -2,8 +2,9 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,33 @@ from jax.scipy.stats import norm
 from jaxirls.families import Family
 from jaxirls.linalg import condition_number, half_inverse, plus_diagonal
 from jaxirls.status import Status
-from jaxirls.tables import summary_of_batch, summary_of_one
+from jaxirls.tables import column_names, dataframe_of, summary_of_batch, summary_of_one
+
+if TYPE_CHECKING:
+    from jaxirls.null import NullModel
 
 __all__ = ["Fit"]
+
+
+# What statsmodels' results have and a fit, which stores no data, has not: what to write instead.
+NEEDS_DATA = {
+    "mu": "fit.predict(X)",
+    "fittedvalues": "fit.predict(X)",
+    "null_deviance": "ji.null_model(fit, y).null_deviance",
+    "llnull": "ji.null_model(fit, y).llnull",
+    "pseudo_rsquared": "ji.null_model(fit, y).pseudo_rsquared(kind)",
+    "get_influence": "ji.influence(fit, X, y)",
+    "get_prediction": "ji.get_prediction(fit, X)",
+    "get_margeff": "ji.margeff(fit, X, ...)",
+    "t_test": "ji.t_test(fit, ...)",
+    "wald_test": "ji.wald_test(fit, ...)",
+    "score_test": "ji.score_test(fit, ...)",
+    "fit_history": "ji.trace(X, y, family)",
+}
+NEEDS_DATA |= {
+    f"resid_{kind}": f"ji.residuals(fit, X, y, kind={kind!r})"
+    for kind in ("response", "pearson", "deviance", "working", "anscombe")
+}
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +62,8 @@ class Fit:
         elsewhere, ``(..., p)``.
       llf: log-likelihood with all its constants, ``(...)``; a Gaussian identity fit profiles its scale, as elsewhere.
       deviance, pearson_chi2: ``(...)``.
-      scale: dispersion φ; 1 for Binomial and Poisson, else Pearson's χ²/df_resid unless given, ``(...)``.
+      scale: dispersion φ; 1 for Binomial, Poisson and NegativeBinomial, else Pearson's χ²/df_resid, unless ``scale=``
+        said otherwise, ``(...)``.
       nobs: number of observations, the sum of the frequency weights, ``(...)``.
       n_iter: passes over the data, step-halvings included, ``(...)``.
       status: a ``ji.Status`` code, ``(...)``.
@@ -46,7 +72,9 @@ class Fit:
       score_norm: Euclidean norm of the (penalized) score at the estimate, ``(...)``.
       newton_decrement: distance to the optimum in standard errors, ``(...)``.
       min_weight: smallest working weight of a row with positive weight, ``(...)``.
-      family: the family fitted.
+      family: the family fitted; where NegativeBinomial() left α open, ``family.alpha`` is its estimate, 0 if the data
+        are not overdispersed (status BOUNDARY). Standard errors and ``aic`` take it as known, as MASS's.
+      alpha_se: standard error of that α, ``(...)``; None where it was not estimated.
     """
 
     params: Array
@@ -66,11 +94,17 @@ class Fit:
     newton_decrement: Array
     min_weight: Array
     family: Family
+    alpha_se: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Batch shape; ``()`` for one dataset."""
         return self.params.shape[:-1]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in NEEDS_DATA:
+            raise AttributeError(f"a fit stores no data: for {name} write {NEEDS_DATA[name]}")
+        raise AttributeError(f"'Fit' object has no attribute '{name}'")
 
     def __len__(self) -> int:
         if not self.shape:
@@ -109,8 +143,18 @@ class Fit:
 
     @property
     def bic(self) -> Array:
-        """-2 llf + p log(nobs), ``(...)``."""
+        """-2 llf + p log(nobs), ``(...)``; the dispersion is not counted."""
         return -2 * self.llf + self.params.shape[-1] * jnp.log(self.nobs)
+
+    @property
+    def bic_llf(self) -> Array:
+        """``bic`` under statsmodels' other name, ``(...)``."""
+        return self.bic
+
+    @property
+    def bic_deviance(self) -> Array:
+        """deviance - df_resid log(nobs), ``(...)``."""
+        return self.deviance - self.df_resid * jnp.log(self.nobs)
 
     @property
     def curvature(self) -> Array:
@@ -167,9 +211,39 @@ class Fit:
             eta = eta + jnp.asarray(offset, eta.dtype)
         return eta if linear else self.family.mean(eta)
 
-    def summary(self) -> str:
-        """A table for one fit; counts by status and quantiles for a batch."""
-        return summary_of_batch(self) if self.shape else summary_of_one(self)
+    def summary(
+        self,
+        xname: Sequence[str] | None = None,
+        yname: str = "y",
+        alpha: float = 0.05,
+        null: NullModel | None = None,
+    ) -> str:
+        """For one fit the table of statsmodels' ``summary()``; for a batch counts by status, and quantiles.
+
+        Args:
+          xname: names of the coefficients; x0, x1, ... by default.
+          yname: name of the response.
+          alpha: the intervals have level 1-alpha.
+          null: ``ji.null_model(fit, y, ...)``, for the pseudo R².
+        """
+        names = column_names(self, xname)
+        return summary_of_batch(self, names) if self.shape else summary_of_one(self, names, yname, alpha, null)
+
+    def to_dataframe(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
+        """A tidy pandas data frame, one row a dataset and coefficient.
+
+        Its columns: ``batch``, the index of the dataset (``batch_0``, ``batch_1``, ... where there are several batch
+        axes, none for one dataset), ``coefficient``, ``estimate``, ``bse``, ``tvalue``, ``pvalue``, ``conf_low``,
+        ``conf_high``, ``status``, ``converged`` and ``n_iter``.
+
+        Args:
+          xname: names of the coefficients; x0, x1, ... by default.
+          alpha: the intervals have level 1-alpha.
+
+        Raises:
+          ImportError: where pandas, an optional dependency, is missing.
+        """
+        return dataframe_of(self, column_names(self, xname), alpha)
 
     def __repr__(self) -> str:
         family = type(self.family).__name__
@@ -178,4 +252,4 @@ class Fit:
 
 def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:
     """A family parameter with the batch axes of its fit is picked with it; a scalar serves all."""
-    return leaf[index] if leaf.shape[: len(shape)] == shape else leaf
+    return leaf[index] if jnp.shape(leaf)[: len(shape)] == shape else leaf

@@ -41,7 +41,8 @@ _EXPLANATIONS = {
     ),
     Status.BOUNDARY: (
         "The estimate lies on the edge of the family's domain for this link (a mean of zero, say), where standard "
-        "errors do not apply. Use the canonical link, or read the coefficients as a boundary solution."
+        "errors do not apply. Use the canonical link, or read the coefficients as a boundary solution. Where "
+        "NegativeBinomial() estimates alpha: the data are not overdispersed, alpha is 0 and the fit is Poisson's."
     ),
     Status.RANK_DEFICIENT: (
         "The columns of X are linearly dependent on the rows of positive weight, so coefficients are not identified. "

@@ -338,3 +338,12 @@ def test_condition_number_is_that_of_the_information():
     np.testing.assert_allclose(fit.condition_number, np.linalg.cond((X.T * weight) @ X), rtol=1e-9)
     np.testing.assert_allclose(fit.min_weight, weight.min(), rtol=1e-9)
     np.testing.assert_allclose(fit.information, (X.T * weight) @ X, rtol=1e-9, atol=1e-12)
+
+
+def test_a_fit_is_indexed_whatever_its_family_parameters_are():
+    X, y = simulate("poisson", (2,), n=30, p=2)
+    for alpha in (0.5, np.array(0.5), np.array([0.5, 2.0])):
+        fit = ji.fit(X, y, ji.NegativeBinomial(alpha))
+        assert fit[1].family.alpha == np.broadcast_to(alpha, 2)[1]
+        np.testing.assert_array_equal(fit[1].predict(X[1]), fit.predict(X)[1])
+        np.testing.assert_array_equal(ji.residuals(fit[1], X[1], y[1]), ji.residuals(fit, X, y)[1])

@@ -15,6 +15,7 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxirls.designs import Dense, Design, Lanes, LanesByRow, Shared
+from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.irls import Problem, Rows
 from jaxirls.penalties import Penalty
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     family: Family  # parameters of rows (B | 1, n), of datasets (B | 1, 1)
     penalty: Penalty | None  # leaves (B | 1, p | 1)
     start: Array | None  # (B | 1, p)
-    scale: Array | None  # (B | 1,)
+    scale: Scale  # (B | 1,)
     fallback: Penalty | None = None  # leaves (B | 1, p | 1)
 
     @property
@@ -93,9 +94,8 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
         laid = Shared(tile.x[0])
     else:
         laid = Dense(x)
-    scale = None if tile.scale is None else tile.scale[None]
     penalty = jax.tree.map(_transposed, tile.penalty)
-    return Problem(laid, rows, penalty, _transposed(tile.start), scale, invalid)
+    return Problem(laid, rows, penalty, _transposed(tile.start), tile.scale, invalid)
 
 
 def _transposed(leaf: Array | None) -> Array | None:
@@ -143,6 +143,6 @@ def _invalid(tile: Batch) -> Array:
             bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(1)
     if tile.start is not None:
         bad = bad | ~jnp.isfinite(tile.start).all(1)
-    if tile.scale is not None:
+    if not (tile.scale is None or isinstance(tile.scale, ScaleRule)):
         bad = bad | ~(jnp.isfinite(tile.scale) & (tile.scale > 0))
     return bad

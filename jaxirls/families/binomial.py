@@ -159,7 +159,8 @@ class NegativeBinomial(Family):
     either parameter is lost: for α → 0 every function goes to Poisson's.
 
     Args:
-      alpha: α > 0, or None: estimated by the fit.
+      alpha: α > 0, or None: estimated by the fit. An array may hold zeros: Poisson, computed at α = eps², from which no
+        result can tell it.
       link: the link.
     """
 
@@ -180,7 +181,8 @@ class NegativeBinomial(Family):
             raise ValueError(
                 "alpha is None, which leaves it to a fit; give its value here: NegativeBinomial(alpha=...)"
             )
-        return cast(self.alpha, like)
+        alpha = cast(self.alpha, like)
+        return jnp.where(alpha == 0, jnp.finfo(like.dtype).eps ** 2, alpha)
 
     def working(self, eta: Array, y: Array) -> Working:
         alpha, log_mu, rate = self._alpha(eta), self.link.log_inverse(eta), self.link.log_inverse_deriv(eta)

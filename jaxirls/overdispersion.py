@@ -1,0 +1,212 @@
+r"""The α of a negative binomial fit by maximum likelihood.
+
+As ``MASS::glm.nb`` (Venables & Ripley 2002, section 7.4) the estimation alternates: the coefficients at a fixed α, then
+α. Here α takes Newton's steps on the profile log-likelihood p(t) = maxᵦ ℓ(β, t), t = log α, inside a bracket:
+
+    p' = ∂ℓ/∂t,      -p'' = -∂²ℓ/∂t² - cᵀ C⁻¹ c,      c = ∂s/∂t,
+
+with the score s and the observed information C of β. Where p falls already at α = 0, that is, where
+Σ w ((y-μ)² - y) <= 0 at the Poisson estimate (Dean & Lawless 1989), the data are not overdispersed: α is 0 and the
+status ``BOUNDARY``.
+
+The derivative of α̂ follows from p'(t) = 0, in which β̂ moves with α and the data by the rule of a fit; so the
+derivatives of everything a fit reports are those of the joint estimate. At α = 0 they are Poisson's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.linalg import cho_solve
+
+from jaxirls.config import IRLS
+from jaxirls.data import Data, Rows, batch_shape, linear, rows_of
+from jaxirls.engine import Outcome, is_concrete
+from jaxirls.families import NegativeBinomial
+from jaxirls.implicit import no_tangent, observed_information, score
+from jaxirls.links import slope
+from jaxirls.status import Status
+
+__all__ = ["fit_with_alpha", "is_open"]
+
+RUNNING = -1
+MAX_TURNS = 60
+LARGEST_STEP = 3.0
+
+Solve = Callable[[IRLS, Data], Outcome]
+
+
+class State(NamedTuple):
+    """Where the search for α stands, every array ``(...)``."""
+
+    alpha: Array
+    lower: Array  # log α known to be too small
+    upper: Array  # log α known to be too large
+    turns: Array
+    passes: Array
+    code: Array  # RUNNING or a status
+
+
+class Profile(NamedTuple):
+    """The profile log-likelihood at one α, ``(...)``."""
+
+    slope: Array  # p'
+    information: Array  # -p''
+    alone: Array  # -∂²ℓ/∂t², β held fixed
+    noise: Array  # what rounding leaves of a slope of zero
+
+
+def is_open(family: Any) -> bool:
+    """Whether the family is negative binomial with α left to the fit."""
+    return isinstance(family, NegativeBinomial) and family.alpha is None
+
+
+def fit_with_alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Outcome, Array, Array]:
+    """The fits, α and the standard error of α, which takes the coefficients as known, as MASS does for θ = 1/α."""
+    alpha, code, passes = _alpha(solve, config, data)
+    outcome = solve(config, _at(data, alpha))
+    solution = outcome.solution
+    fitted = (solution.status == Status.CONVERGED) & (code == Status.CONVERGED)
+    profile = _profile(outcome, alpha, data, fitted)
+    proven = jnp.abs(profile.slope) <= jnp.maximum(
+        config.tolerance(alpha.dtype) * jnp.sqrt(jnp.maximum(profile.information, 0.0)), profile.noise
+    )
+    status = jnp.where(fitted & ~proven, Status.STALLED, jnp.where(code == Status.CONVERGED, solution.status, code))
+    se = alpha / jnp.sqrt(jnp.where(profile.alone > 0, profile.alone, jnp.nan))
+    known = fitted | ((code == Status.BOUNDARY) & (solution.status == Status.CONVERGED))
+    status = status.astype(jnp.int32)
+    outcome = Outcome(
+        solution._replace(status=status, n_iter=solution.n_iter + passes),
+        outcome.penalized,
+        jnp.where(outcome.penalized, outcome.unpenalized_status, status),
+    )
+    return outcome, jnp.where(known, alpha, jnp.nan), jnp.where(fitted, se, jnp.nan)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Array, Array, Array]:
+    """α̂, how the search ended and the passes it took."""
+    lead = batch_shape(data)
+    zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
+    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING)
+
+    def turn(state: State) -> State:
+        outcome = solve(config, _at(data, state.alpha))
+        alpha = jnp.where(state.alpha == 0, 1.0, state.alpha)
+        profile = _profile(outcome, alpha, data, outcome.solution.status == Status.CONVERGED)
+        return _advance(config, state, outcome, profile, data)
+
+    def running(state: State) -> Array:
+        return jnp.any(state.code == RUNNING)
+
+    if is_concrete(data):
+        while running(state):
+            state = turn(state)
+    else:
+        state = lax.while_loop(running, turn, state)
+    return state.alpha, state.code, state.passes
+
+
+@_alpha.defjvp
+def _alpha_jvp(
+    solve: Solve, config: IRLS, primals: tuple[Data], moved: tuple[Data]
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    (data,) = primals
+    alpha, code, passes = _alpha(solve, config, data)
+    found = code == Status.CONVERGED
+
+    def slope_at(alpha: Array, data: Data) -> Array:
+        outcome = solve(config, _at(data, alpha))
+        return _profile(outcome, jnp.where(found, alpha, 1.0), data, found).slope
+
+    push = jax.linearize(slope_at, alpha, data)[1]
+    fall = push(jnp.ones_like(alpha), jax.tree.map(jnp.zeros_like, data))
+    change = jnp.where(found, -push(jnp.zeros_like(alpha), *moved) / jnp.where(found, fall, 1.0), 0.0)
+    return (alpha, code, passes), (change, no_tangent(code), no_tangent(passes))
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance(config: IRLS, state: State, outcome: Outcome, profile: Profile, data: Data) -> State:
+    """The next α of every dataset that is still running, given its fit and the profile at the present one."""
+    solution = outcome.solution
+    running, fitted = state.code == RUNNING, solution.status == Status.CONVERGED
+    dtype, first = state.alpha.dtype, state.alpha == 0
+    excess, start = _overdispersion(outcome, data, fitted)
+    at = jnp.log(jnp.where(first, 1.0, state.alpha))
+
+    concave = profile.information > 0
+    newton = profile.slope / jnp.where(concave, profile.information, 1.0)
+    step = jnp.where(concave, jnp.clip(newton, -LARGEST_STEP, LARGEST_STEP), jnp.sign(profile.slope))
+    rising = profile.slope > 0
+    lower = jnp.where(~first & rising, at, state.lower)
+    upper = jnp.where(~first & ~rising, at, state.upper)
+    inside = (at + step > lower) & (at + step < upper)
+    following = jnp.where(inside | ~jnp.isfinite(lower + upper), at + step, 0.5 * (lower + upper))
+
+    aim = config.tolerance(dtype) / 64 * jnp.sqrt(jnp.maximum(profile.information, 0.0))
+    done = ~first & concave & (jnp.abs(profile.slope) <= jnp.maximum(aim, profile.noise))
+    turns = state.turns + 1
+    code = jnp.where(turns >= MAX_TURNS, Status.MAX_ITERATIONS, RUNNING)
+    code = jnp.where(done, Status.CONVERGED, code)
+    code = jnp.where(first & (excess <= 0), Status.BOUNDARY, code)
+    code = jnp.where(fitted, code, solution.status)
+    alpha = jnp.where(first, jnp.where(excess > 0, start, 0.0), jnp.exp(jnp.where(done, at + newton, following)))
+    after = State(alpha, lower, upper, turns, state.passes + solution.n_iter, code.astype(jnp.int32))
+    return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
+
+
+def _overdispersion(outcome: Outcome, data: Data, fitted: Array) -> tuple[Array, Array]:
+    """2 ∂ℓ/∂α at α = 0, and the α at which the variances match the squared residuals."""
+    rows, beta = _rows(outcome, jnp.zeros_like(fitted, data.y.dtype), data, fitted)
+    mu, weight = rows.family.mean(linear(beta, rows)), rows.freq * rows.var
+    excess = (weight * (jnp.square(rows.y - mu) - rows.y)).sum(-1)
+    size = (weight * jnp.square(mu)).sum(-1)
+    return excess, excess / jnp.where(size > 0, size, 1.0)
+
+
+@jax.jit
+def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> Profile:
+    """The (penalized) profile log-likelihood at α, where ``outcome`` is the fit at α."""
+    rows, beta = _rows(outcome, alpha, data, fitted)
+    eta = linear(beta, rows)
+    t = jnp.log(jnp.where(alpha > 0, alpha, 1.0))
+
+    def scored(t: Array) -> Array:
+        return score(beta, _rows_at(rows, jnp.exp(t)[..., None]))
+
+    def likelihood(t: Array) -> Array:
+        family = _rows_at(rows, jnp.exp(t)[..., None]).family
+        return (rows.freq * family.log_likelihood(eta, rows.y, rows.var)).sum(-1)
+
+    cross = slope(scored, t)
+    alone = -slope(partial(slope, likelihood), t)
+    curvature = observed_information(beta, rows)
+    identity = jnp.broadcast_to(jnp.eye(beta.shape[-1], dtype=beta.dtype), curvature.shape)
+    curvature = jnp.where(fitted[..., None, None], curvature, identity)
+    explained = cho_solve((jnp.linalg.cholesky(curvature), True), cross[..., None])[..., 0]
+    sizes = rows.freq * rows.var * (1 + rows.y + rows.family.mean(eta))
+    noise = 4 * jnp.finfo(beta.dtype).eps * sizes.sum(-1)
+    return Profile(slope(likelihood, t), alone - (cross * explained).sum(-1), alone, noise)
+
+
+def _rows(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> tuple[Rows, Array]:
+    """The rows with α in their family, and the coefficients; harmless where nothing was fitted."""
+    if data.fallback is not None:
+        data = data._replace(penalty=data.fallback, fallback=None)
+    rows = rows_of(_at(data, jnp.where(fitted, alpha, 1.0)), fitted, fitted.ndim)
+    rows = rows._replace(penalized=fitted & outcome.penalized)
+    return rows, jnp.where(fitted[..., None], outcome.solution.params, 0.0)
+
+
+def _at(data: Data, alpha: Array) -> Data:
+    return data._replace(family=dataclasses.replace(data.family, alpha=alpha))  # type: ignore[type-var]
+
+
+def _rows_at(rows: Rows, alpha: Array) -> Rows:
+    return rows._replace(family=dataclasses.replace(rows.family, alpha=alpha))  # type: ignore[type-var]
