@@ -15,7 +15,8 @@ from jaxirls.families import (
     Tweedie,
 )
 from jaxirls.fit import fit
-from jaxirls.hypotheses import Contrast, HypothesisTest, lr_test, score_test, t_test, wald_test
+from jaxirls.hypotheses import Contrast, HypothesisTest, TestResult, lr_test, score_test, t_test, wald_test
+from jaxirls.information import InformationCheck, check_information
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
 from jaxirls.profiles import Profile, profile_conf_int
@@ -34,6 +35,7 @@ __all__ = [
     "Gaussian",
     "HypothesisTest",
     "Influence",
+    "InformationCheck",
     "InverseGaussian",
     "Jeffreys",
     "MarginalEffects",
@@ -48,6 +50,7 @@ __all__ = [
     "Status",
     "Trace",
     "Tweedie",
+    "check_information",
     "covariance",
     "detect_separation",
     "fit",
