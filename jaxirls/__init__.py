@@ -15,7 +15,7 @@ from jaxirls.families import (
     Tweedie,
 )
 from jaxirls.fit import fit
-from jaxirls.hypotheses import Contrast, HypothesisTest, TestResult, lr_test, score_test, t_test, wald_test
+from jaxirls.hypotheses import Contrast, HypothesisTest, lr_test, score_test, t_test, wald_test
 from jaxirls.information import InformationCheck, check_information
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff

@@ -16,15 +16,10 @@ MODELS = [
     ji.Gaussian(),
     ji.Binomial(),
     ji.Binomial(link=links.CLogLog()),
-    ji.Binomial(trials=7.0, link=links.Probit()),
-    ji.Poisson(),
     ji.Poisson(link=links.Sqrt()),
-    ji.Gamma(link=links.Log()),
-    ji.InverseGaussian(link=links.Log()),
     ji.NegativeBinomial(alpha=0.7),
-    ji.Tweedie(power=1.6),
 ]
-CANONICAL = {0, 1, 4}
+CANONICAL = {0, 1}
 
 
 def case(model, dtype=np.float64):
@@ -58,9 +53,8 @@ def test_autodiff_finds_the_information_of_the_fit(index):
         np.testing.assert_allclose(check.score, weighted.T @ residual, rtol=1e-10)
 
 
-@pytest.mark.parametrize("index", [2, 6])
-def test_drawn_scores_agree_within_their_error(index):
-    model = MODELS[index]
+def test_drawn_scores_agree_within_their_error():
+    model = MODELS[2]
     fit, data = case(model)
     check = ji.check_information(fit, **data, family=model, key=jax.random.key(1), draws=2000)
     z = (check.sampled - fit.information) / check.sampled_error
