@@ -16,6 +16,7 @@ from jaxirls.families import (
 )
 from jaxirls.fit import fit
 from jaxirls.hypotheses import Contrast, HypothesisTest, lr_test, score_test, t_test, wald_test
+from jaxirls.information import InformationCheck, check_information
 from jaxirls.null import NullModel, null_model
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
@@ -35,6 +36,7 @@ __all__ = [
     "Gaussian",
     "HypothesisTest",
     "Influence",
+    "InformationCheck",
     "InverseGaussian",
     "Jeffreys",
     "MarginalEffects",
@@ -50,6 +52,7 @@ __all__ = [
     "Status",
     "Trace",
     "Tweedie",
+    "check_information",
     "covariance",
     "detect_separation",
     "fit",
