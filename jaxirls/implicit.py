@@ -54,7 +54,7 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
 
 
 def _root_tangent(root: Array, moved: Array) -> Array:
-    """dR for RᵀR = C: from R⁻ᵀ dC R⁻¹ = (dR R⁻¹)ᵀ + dR R⁻¹, of which dR R⁻¹ is the upper triangle, half the diagonal."""
+    """dR for RᵀR = C: R⁻ᵀ dC R⁻¹ is (dR R⁻¹)ᵀ + dR R⁻¹, and dR R⁻¹ its upper triangle with half the diagonal."""
     half = solve_triangular(root, moved, trans=1)
     both = jnp.swapaxes(solve_triangular(root, jnp.swapaxes(half, -1, -2), trans=1), -1, -2)
     return (jnp.triu(both, 1) + 0.5 * jnp.triu(jnp.tril(both))) @ root

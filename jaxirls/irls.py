@@ -155,11 +155,12 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
     """Fit all lanes anew by QR, on the columns that those before them do not span; which are aliased, and the state."""
-    problem, state = start_independent(problem)
+    aliased, state = start_independent(problem)
+    problem = problem._replace(aliased=aliased)
     # Where no estimate exists, a few steps on the way to infinity.
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
     state = run(problem, state, config, limit, by_qr)
-    return problem.aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
+    return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
 
 
 def _ill_conditioned(problem: Problem, state: State, solution: Solution, config: IRLS) -> Array:
@@ -192,19 +193,18 @@ def start(problem: Problem) -> State:
     return _at(problem, anchor if rows.family.guards_domain else zero, first, fit.singular)
 
 
-def start_independent(problem: Problem) -> tuple[Problem, State]:
-    """The problem without the columns of X that those before them span, and a start from least squares by QR."""
+def start_independent(problem: Problem) -> tuple[Array, State]:
+    """The columns of X that those before them span, and a start from least squares, by QR, on the others."""
     rows, average = problem.rows, _average(problem)[None]
     aliased, least_squares = independent(problem.system, _present(problem))
-    problem = problem._replace(aliased=aliased)
     possible = jnp.zeros_like(problem.invalid)
     if problem.start is not None:
         first = jnp.where(aliased, 0.0, problem.start)
-        return problem, _at(problem, first, first, possible)
+        return aliased, _at(problem, first, first, possible)
     first = least_squares(_target(rows, rows.y, average))
     guarded = rows.family.guards_domain
     anchor = least_squares(_target(rows, average, average)) if guarded else jnp.zeros_like(first)
-    return problem, _at(problem, anchor, first, possible)
+    return aliased, _at(problem, anchor, first, possible)
 
 
 def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State:
@@ -307,8 +307,8 @@ def _unit(dispersion: Array) -> Array:
 def _is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: IRLS) -> Array:
     """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
 
-    The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where large
-    terms cancel: then only if the step is still small in standard errors.
+    The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
+    large terms cancel: then only if the step is still small in standard errors.
     """
     eps = jnp.finfo(size.dtype).eps
     return (size <= eps * length) | ((size <= eps * reach) & (decrement <= config.tolerance(size.dtype) ** 0.5))

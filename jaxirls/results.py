@@ -31,8 +31,8 @@ class Fit:
     Attributes:
       params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and where aliased; for SEPARATED a point on
         the way to infinity along ``direction``.
-      root: R, upper triangular, with R'R = X'WX + penalty at the estimate and unit dispersion, ``(..., p, p)``. It holds
-        twice the digits of that product. Zero in the rows and columns of aliased coefficients.
+      root: R, upper triangular, with R'R = X'WX + penalty at the estimate and unit dispersion, ``(..., p, p)``. It
+        holds twice the digits of that product. Zero in the rows and columns of aliased coefficients.
       aliased: which columns of X the ones before them span: the fit is that of the others, ``(..., p)``.
       penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
       direction: of recession, largest entry ±1, the proof that no finite estimate exists without a penalty; zero

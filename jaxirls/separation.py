@@ -35,7 +35,6 @@ in (2). The direction is at last evaluated on X itself. A lane where neither pro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax

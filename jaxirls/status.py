@@ -10,7 +10,10 @@ __all__ = ["Status"]
 class Status(IntEnum):
     """How a fit ended. Where several hold, the first of this order is reported:
 
-    INVALID_DATA, RANK_DEFICIENT, SEPARATED, CONVERGED, BOUNDARY, STALLED, MAX_ITERATIONS.
+    INVALID_DATA, SEPARATED, CONVERGED, BOUNDARY, STALLED, MAX_ITERATIONS.
+
+    They tell of the coefficients that are not aliased (``fit.aliased``). RANK_DEFICIENT stands in the place of
+    CONVERGED where there are aliased ones: the fit of the others converged.
     """
 
     CONVERGED = 0
@@ -44,8 +47,9 @@ _EXPLANATIONS = {
         "errors do not apply. Use the canonical link, or read the coefficients as a boundary solution."
     ),
     Status.RANK_DEFICIENT: (
-        "The columns of X are linearly dependent on the rows of positive weight, so coefficients are not identified. "
-        "Drop the aliased columns, or use penalty=ji.Ridge(...)."
+        "Columns of X are linear combinations of the ones before them, on the rows of positive weight: fit.aliased says "
+        "which; their coefficients are NaN, and the fit is the converged fit of the others (under "
+        'IRLS(solver="cholesky") there is none). Drop the aliased columns, or use penalty=ji.Ridge(...).'
     ),
     Status.STALLED: (
         "No step lowers the objective, yet the score is not zero: the working precision is exhausted. Use float64, "

@@ -112,7 +112,8 @@ def trace(
     method, state = by_cholesky, irls.start(laid)
     if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == irls.ILL_CONDITIONED):
         method = by_qr
-        laid, state = irls.start_independent(laid)
+        aliased, state = irls.start_independent(laid)
+        laid = laid._replace(aliased=aliased)
     step = jax.jit(lambda state: irls.run(laid, state, config, state.n_iter[0] + 1, method))
     inspect = jax.jit(lambda state, beta: irls.statistics(laid, _running_at(state, beta), config, method)[0])
 
