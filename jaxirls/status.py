@@ -47,9 +47,9 @@ _EXPLANATIONS = {
         "errors do not apply. Use the canonical link, or read the coefficients as a boundary solution."
     ),
     Status.RANK_DEFICIENT: (
-        "Columns of X are linear combinations of the ones before them, on the rows of positive weight: fit.aliased says "
-        "which; their coefficients are NaN, and the fit is the converged fit of the others (under "
-        'IRLS(solver="cholesky") there is none). Drop the aliased columns, or use penalty=ji.Ridge(...).'
+        "Columns of X are, on rows of positive weight, linear combinations of the ones before them: fit.aliased says "
+        "which. Their coefficients are NaN, and the rest is the converged fit of the other columns (none under "
+        "IRLS(solver='cholesky')). Drop the aliased columns, or use penalty=ji.Ridge(...)."
     ),
     Status.STALLED: (
         "No step lowers the objective, yet the score is not zero: the working precision is exhausted. Use float64, "
