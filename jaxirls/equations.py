@@ -50,8 +50,13 @@ def by_cholesky(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equat
         gram = gram.at[jnp.arange(p), jnp.arange(p)].add(jnp.broadcast_to(system.curvature, (p, lanes)))
         score = score - system.curvature * beta
     factor = linalg.factorize(gram)
-    singular = ~(factor.pivot > 4 * system.design.p * float(jnp.finfo(score.dtype).eps))
+    singular = ~(factor.pivot > pivot_tolerance(system.design.p, score.dtype))
     return Equations(factor, linalg.forward(factor, score), score, singular, total.sums, total.minima, total.log_excess)
+
+
+def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
+    """The squared pivot below which an equilibrated p × p Gram matrix is singular to rounding."""
+    return 4 * p * float(jnp.finfo(dtype).eps)
 
 
 def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
