@@ -104,7 +104,8 @@ def fit(
         curvature = jnp.where(penalized[..., None], jnp.broadcast_to(used.diagonal, solution.params.shape), 0.0)
     return Fit(
         params=solution.params,
-        information=solution.information,
+        root=solution.root,
+        aliased=solution.aliased,
         penalty_curvature=curvature,
         direction=solution.direction,
         llf=solution.llf,

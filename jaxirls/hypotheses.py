@@ -10,9 +10,9 @@ from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
 from jaxirls.data import HIGHEST, gram
+from jaxirls.equations import pivot_tolerance
 from jaxirls.estimate import align, at_estimate
 from jaxirls.families import Family, NegativeBinomial
-from jaxirls.irls import pivot_tolerance
 from jaxirls.linalg import half_inverse
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, f_tail, normal_reach

@@ -15,10 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.linalg import solve_triangular
 
 from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
 from jaxirls.dispersion import dispersion
 from jaxirls.engine import Outcome
+from jaxirls.linalg import plus_diagonal
 from jaxirls.status import Status
 
 
@@ -41,6 +43,8 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
     step = jnp.linalg.solve(curvature, pull[..., None])[..., 0]
     step = jnp.where(fitted[..., None], step, 0.0)
     change = jax.jvp(lambda beta, data: _measures(beta, clean(data)), (beta, data), (step, moved))[1]
+    root = jnp.where(fitted[..., None, None], solution.root, identity)
+    change["root"] = _root_tangent(root, change.pop("curvature"))
 
     still = jax.tree.map(no_tangent, outcome)
     change = {
@@ -48,6 +52,13 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
         for name, value in change.items()
     }
     return still._replace(solution=still.solution._replace(params=step, **change))
+
+
+def _root_tangent(root: Array, moved: Array) -> Array:
+    """dR for RᵀR = C: R⁻ᵀ dC R⁻¹ is (dR R⁻¹)ᵀ + dR R⁻¹, and dR R⁻¹ its upper triangle with half the diagonal."""
+    half = solve_triangular(root, moved, trans=1)
+    both = jnp.swapaxes(solve_triangular(root, jnp.swapaxes(half, -1, -2), trans=1), -1, -2)
+    return (jnp.triu(both, 1) + 0.5 * jnp.triu(jnp.tril(both))) @ root
 
 
 def no_tangent(leaf: Array) -> Array:
@@ -108,8 +119,11 @@ def _measures(beta: Array, data: Rows) -> dict[str, Array]:
     at = family.likelihood_scale(scale, deviance, nobs)
     positive = jnp.where(at > 0, at, 1.0)[..., None]
     rows = family.log_likelihood(eta, data.y, data.var, positive)
+    curvature = gram(data, weight * family.information(eta))
+    if data.penalty is not None and data.penalty.diagonal is not None:
+        curvature = plus_diagonal(curvature, jnp.where(data.penalized[..., None], data.penalty.diagonal, 0.0))
     return {
-        "information": gram(data, weight * family.working(eta, data.y).weight),
+        "curvature": curvature,
         "deviance": deviance,
         "pearson_chi2": pearson,
         "nobs": nobs,

@@ -5,6 +5,9 @@ A lane whose loss rose, or whose candidate left the family's domain, halves δ a
 and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard
 errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
 
+Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish``, by steps from
+QR, on the columns of X that are linearly independent.
+
 Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of the loop's condition.
 """
 
@@ -18,14 +21,15 @@ from jax import Array, lax
 
 from jaxirls import linalg
 from jaxirls.config import IRLS
-from jaxirls.designs import Design, Kernel, Sums, Terms
+from jaxirls.designs import Design, Terms
 from jaxirls.dispersion import Scale, dispersion, is_estimated
+from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr, independent
 from jaxirls.families import Family
 from jaxirls.penalties import Penalty
 from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
 
-RUNNING = -1
+RUNNING, ILL_CONDITIONED = -1, -2
 MAX_HALVINGS = 60
 # Enough for nearly every well-posed dataset; what is then unfinished is finished among its own kind.
 FIRST_PASSES = 8
@@ -52,6 +56,15 @@ class Problem(NamedTuple):
     start: Array | None  # (p, T) or (p, 1)
     scale: Scale  # (T,) or (1,): a known dispersion; or how to estimate it
     invalid: Array  # (T,)
+    aliased: Array | None = None  # (p, T): columns left out of the fit, or None
+
+    @property
+    def system(self) -> System:
+        return System(self.design, self.curvature, self.aliased)
+
+    @property
+    def rank(self) -> Array | int:
+        return self.design.p if self.aliased is None else (~self.aliased).sum(0, dtype=self.rows.y.dtype)
 
     @property
     def curvature(self) -> Array | None:
@@ -68,14 +81,15 @@ class State(NamedTuple):
     decrement: Array  # (T,), Newton decrement at beta, in standard errors
     halvings: Array  # (T,), of the step being tried
     n_iter: Array  # (T,), passes made
-    code: Array  # (T,), RUNNING or how the loop ended for this lane, before proof
+    code: Array  # (T,), RUNNING, ILL_CONDITIONED, or how the loop ended for this lane, before proof
 
 
 class Solution(NamedTuple):
     """The fit of T datasets, and what is known about it."""
 
     params: Array  # (p, T)
-    information: Array  # (p, p, T), X'WX at unit dispersion, penalty excluded
+    root: Array  # (p, p, T), R, upper triangular: RᵀR = X'WX + penalty at unit dispersion
+    aliased: Array  # (p, T)
     direction: Array  # (p, T), of recession; zero where there is none
     score_norm: Array
     newton_decrement: Array
@@ -93,61 +107,111 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     bends = problem.penalty is not None and problem.penalty.bends
     passes = FIRST_BENT_PASSES if bends else FIRST_PASSES
-    state = run(problem, start(problem, config), config, min(passes, config.max_iter))
-    solution, certain = statistics(problem, state, config)
+    state = run(problem, start(problem), config, min(passes, config.max_iter), by_cholesky)
+    solution, certain = statistics(problem, state, config, by_cholesky)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
     state = state._replace(
         step=jnp.where(early, 0.0, state.step),
         loss=jnp.where(early, jnp.inf, state.loss),
         decrement=jnp.where(early, jnp.inf, state.decrement),
-        code=jnp.where(early, RUNNING, state.code).astype(jnp.int32),
+        code=jnp.where(early, RUNNING, state.code),
     )
-    return state, solution, (state.code == RUNNING) | ~certain
+    ill = _ill_conditioned(problem, state, solution, config)
+    state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
+    return state, solution, (state.code == RUNNING) | ill | ~certain
 
 
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
     """Decide separation for the open lanes, run the others among them to their end, and give all their statistics."""
     lanes, p = open_.shape[0], problem.design.p
     cones = _cones(problem)
-    if cones is not None:
-        rows = problem.rows
-        shape = (problem.design.n, lanes)
-        present = _weights(rows)
-        keep = jnp.broadcast_to(open_[None], shape)
-        if present is not None:
-            keep = keep & (present > 0)
-        cone = jnp.where(keep, jnp.broadcast_to(cones, shape), ABSENT)
+    if cones is None:
+        separated, overlap = jnp.zeros(lanes, bool), jnp.ones(lanes, bool)
+        direction = jnp.zeros((p, lanes), state.beta.dtype)
+    else:
+        cone = jnp.where(_present(problem) & open_[None], cones, ABSENT)
         found = recession(problem.design.lanes(lanes), cone)
-        overlap, direction = found.decided & ~found.separated, found.direction
-        code = jnp.where(open_ & found.separated, Status.SEPARATED, state.code)
-        state = state._replace(code=code.astype(jnp.int32))
+        separated, overlap, direction = open_ & found.separated, found.decided & ~found.separated, found.direction
+    # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
+    ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
+    state = state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
+    state = run(problem, state, config, config.max_iter, by_cholesky)
+    if config.solver == "cholesky":
+        solution, certain = statistics(problem, state, config, by_cholesky)
     else:
-        overlap, direction = jnp.ones(lanes, bool), jnp.zeros((p, lanes), state.beta.dtype)
-    solution, certain = statistics(problem, run(problem, state, config, config.max_iter), config)
+        ill = ill | (open_ & (state.code == ILL_CONDITIONED))
+        aliased = jnp.zeros((p, lanes), bool)
+        aliased, state = lax.cond(
+            ill.any(),
+            lambda: _select(ill, fit_independent(problem, separated, config), (aliased, state)),
+            lambda: (aliased, state),
+        )
+        solution, certain = statistics(problem._replace(aliased=aliased), state, config, by_qr)
     undecided = (solution.status == Status.CONVERGED) & ~certain & ~overlap
-    status = jnp.where(undecided, Status.MAX_ITERATIONS, solution.status).astype(jnp.int32)
-    separated = status == Status.SEPARATED
-    return solution._replace(status=status, direction=jnp.where(separated, direction, 0.0))
+    status = jnp.where(undecided, Status.MAX_ITERATIONS, solution.status)
+    status = jnp.where((status == Status.CONVERGED) & solution.aliased.any(0), Status.RANK_DEFICIENT, status)
+    return solution._replace(status=status.astype(jnp.int32), direction=jnp.where(separated, direction, 0.0))
 
 
-def start(problem: Problem, config: IRLS) -> State:
+def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
+    """Fit all lanes anew by QR, on the columns that those before them do not span; which are aliased, and the state."""
+    aliased, state = start_independent(problem)
+    problem = problem._replace(aliased=aliased)
+    # Where no estimate exists, a few steps on the way to infinity.
+    limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
+    state = run(problem, state, config, limit, by_qr)
+    return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
+
+
+def _ill_conditioned(problem: Problem, state: State, solution: Solution, config: IRLS) -> Array:
+    """Whether the Gram matrix is too close to singular: its squares then cost more than half of the digits."""
+    if config.solver == "cholesky":
+        return state.code == ILL_CONDITIONED
+    pivot = linalg.factor_of(solution.root).pivot
+    ill = (state.code == ILL_CONDITIONED) | ~(pivot > float(jnp.finfo(pivot.dtype).eps) ** 0.5)
+    return (ill | (config.solver == "qr")) & ~problem.invalid
+
+
+def _select(where: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(where, a, b), new, old)
+
+
+def start(problem: Problem) -> State:
     """Where the loop begins: the user's ``start``, or one weighted least squares fit to the starting means."""
-    design, rows = problem.design, problem.rows
-    lanes, dtype = problem.invalid.shape[0], rows.y.dtype
-    p = design.p
-    anchor = jnp.zeros((p, lanes), dtype)
+    rows, p = problem.rows, problem.design.p
+    zero = jnp.zeros((p, problem.invalid.shape[0]), rows.y.dtype)
     if problem.start is not None:
-        first = anchor = problem.start + jnp.zeros((p, lanes), dtype)
-        singular = jnp.zeros(lanes, bool)
-    else:
-        average = _average(problem)[None]
-        first, singular = _least_squares(problem, _around_response, (rows, average))
-        if rows.family.guards_domain:
-            # The predictor of the average is inside the domain: steps are halved towards it.
-            anchor, _ = _least_squares(problem, _around_average, (rows, average))
+        first = problem.start + zero
+        return _at(problem, first, first, problem.invalid & False)
+    data = (rows, _average(problem)[None])
+    fit = by_cholesky(problem.system, zero, data, _around_response)
+    first = anchor = linalg.backward(fit.factor, fit.half)
+    if rows.family.guards_domain:
+        # The predictor of the average is inside the domain: steps are halved towards it.
+        around = by_cholesky(problem.system, zero, data, _around_average)
+        anchor = linalg.backward(around.factor, around.half)
+    return _at(problem, anchor if rows.family.guards_domain else zero, first, fit.singular)
 
-    code = jnp.where(singular, Status.RANK_DEFICIENT, RUNNING)
+
+def start_independent(problem: Problem) -> tuple[Array, State]:
+    """The columns of X that those before them span, and a start from least squares, by QR, on the others."""
+    rows, average = problem.rows, _average(problem)[None]
+    aliased, least_squares = independent(problem.system, _present(problem))
+    possible = jnp.zeros_like(problem.invalid)
+    if problem.start is not None:
+        first = jnp.where(aliased, 0.0, problem.start)
+        return aliased, _at(problem, first, first, possible)
+    first = least_squares(_target(rows, rows.y, average))
+    guarded = rows.family.guards_domain
+    anchor = least_squares(_target(rows, average, average)) if guarded else jnp.zeros_like(first)
+    return aliased, _at(problem, anchor, first, possible)
+
+
+def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State:
+    """The state before the first turn, which tries ``first`` and halves its way back to the ``anchor``."""
+    lanes, dtype = problem.invalid.shape[0], first.dtype
+    code = jnp.where(singular, ILL_CONDITIONED, RUNNING)
     code = jnp.where(problem.invalid, Status.INVALID_DATA, code)
     return State(
         beta=anchor,
@@ -163,65 +227,66 @@ def start(problem: Problem, config: IRLS) -> State:
 def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
     """One least squares step from η₀ = g(starting mean): the target Wη₀ + score, less the offset."""
     rows, average = data
-    at = rows.family.starting_predictor(rows.y, average)
-    work = rows.family.working(at, rows.y)
-    target = at if rows.offset is None else at - rows.offset
-    return Terms(_weigh(rows, work.weight), _weigh(rows, work.weight * target + work.score))
+    work = rows.family.working(rows.family.starting_predictor(rows.y, average), rows.y)
+    target = work.weight * _target(rows, rows.y, average) + work.score
+    return Terms(_weigh(rows, work.weight), _weigh(rows, target))
 
 
 def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
     """Least squares to the constant predictor of the average response, or of a mean inside the family's range."""
     rows, average = data
-    at = rows.family.starting_predictor(average, average) + jnp.zeros_like(rows.y)
-    target = at if rows.offset is None else at - rows.offset
+    target = _target(rows, average, average)
     return Terms(_weigh(rows, jnp.ones_like(target)), _weigh(rows, target))
 
 
-def run(problem: Problem, state: State, config: IRLS, max_iter: int) -> State:
+def _target(rows: Rows, y: Array, average: Array) -> Array:
+    """The starting predictor of every row, less the offset."""
+    at = rows.family.starting_predictor(y, average) + jnp.zeros_like(rows.y)
+    return at if rows.offset is None else at - rows.offset
+
+
+def run(problem: Problem, state: State, config: IRLS, max_iter: int | Array, method: Method) -> State:
     """Turns until every lane is done or has made ``max_iter`` passes. Resumable: the result may be run further."""
 
     def running(state: State) -> Array:
         return (state.code == RUNNING) & (state.n_iter < max_iter)
 
     def turn(state: State) -> State:
-        active = running(state)
-        after = _turn(problem, state, config)
-        return jax.tree.map(lambda new, old: jnp.where(active, new, old), after, state)
+        return _select(running(state), _turn(problem, state, config, method), state)
 
     return lax.while_loop(lambda state: jnp.any(running(state)), turn, state)
 
 
-def _turn(problem: Problem, state: State, config: IRLS) -> State:
+def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State:
     dtype = state.loss.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
-    gram, score, loss, scale, total = _evaluate(problem, candidate)
-    factor = linalg.factorize(_plus(gram, problem.curvature))
-    score, half, loss = _bent(problem, candidate, factor, score, loss)
+    equations, loss, scale, total = _evaluate(problem, candidate, method)
+    equations, loss = _bent(problem, candidate, equations, loss)
+    factor, half = equations.factor, equations.half
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(score).all(0)
-    noise = 16 * eps * (jnp.abs(state.loss) + total)
+    reach = linalg.reach(factor, candidate)
+    finite = jnp.isfinite(loss) & jnp.isfinite(equations.score).all(0)
+    noise = 16 * eps * (jnp.abs(state.loss) + total) + eps * reach * jnp.sqrt(scale * total)
     accept = finite & ((loss <= state.loss + noise) | ~jnp.isfinite(state.loss))
 
-    singular = ~(factor.pivot > pivot_tolerance(problem.design.p, dtype))
     size = jnp.sqrt(jnp.square(half).sum(0))
     step = linalg.backward(factor, half)
 
     # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way.
-    unit = jnp.sqrt(scale)
-    decrement = size / jnp.where(unit > 0, unit, 1.0)
+    decrement = size / _unit(scale)
     ahead = jnp.where(
         jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
     )
     tol = config.tolerance(dtype)
-    floor = 8 * eps * jnp.sqrt(_quadratic(gram, candidate))
-    done = (ahead <= tol / 64) | (size <= floor) | ((decrement <= tol) & (decrement > state.decrement / 2))
+    limit = _is_rounding(size / 8, decrement, linalg.length(factor, candidate), reach, config)
+    done = (ahead <= tol / 64) | limit | ((decrement <= tol) & (decrement > state.decrement / 2))
 
     halvings = jnp.where(accept, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
     code = jnp.where(stuck, jnp.where(finite, Status.STALLED, Status.BOUNDARY), RUNNING)
-    code = jnp.where(accept & singular, Status.STALLED, code)
-    code = jnp.where(accept & done & ~singular, Status.CONVERGED, code)
+    code = jnp.where(accept & done, Status.CONVERGED, code)
+    code = jnp.where(accept & equations.singular, ILL_CONDITIONED, code)
     beta = jnp.where(accept, candidate, state.beta)
     return State(
         beta=jnp.where(code == Status.CONVERGED, beta + step, beta),
@@ -234,7 +299,23 @@ def _turn(problem: Problem, state: State, config: IRLS) -> State:
     )
 
 
-def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, Array]:
+def _unit(dispersion: Array) -> Array:
+    """What a standard error is, in units of √(sᵀG⁻¹s)."""
+    unit = jnp.sqrt(dispersion)
+    return jnp.where(unit > 0, unit, 1.0)
+
+
+def _is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: IRLS) -> Array:
+    """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
+
+    The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
+    large terms cancel: then only if the step is still small in standard errors.
+    """
+    eps = jnp.finfo(size.dtype).eps
+    return (size <= eps * length) | ((size <= eps * reach) & (decrement <= config.tolerance(size.dtype) ** 0.5))
+
+
+def statistics(problem: Problem, state: State, config: IRLS, method: Method) -> tuple[Solution, Array]:
     """One pass at the final β, and the proof.
 
     Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
@@ -242,53 +323,51 @@ def statistics(problem: Problem, state: State, config: IRLS) -> tuple[Solution, 
     x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J.
     Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
     """
-    design, rows = problem.design, problem.rows
-    dtype = state.loss.dtype
-    beta = state.beta
-    total = design.accumulate(beta, rows, _final)
-    gram, score = total.gram, total.score
-    deviance, chi2, nobs = total.sums
-    smallest = jnp.where(jnp.isfinite(total.minima[0]), total.minima[0], 0.0)
-    if problem.curvature is not None:
-        score = score - problem.curvature * beta
-    scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - design.p)
+    rows, beta = problem.rows, state.beta
+    equations = method(problem.system, beta, rows, _final)
+    factor, singular = equations.factor, equations.singular
+    deviance, chi2, nobs = equations.sums
+    smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
+    scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
     llf = _saturated(problem, at) - 0.5 * deviance / at
 
-    factor = linalg.factorize(_plus(gram, problem.curvature))
-    score, half, _ = _bent(problem, beta, factor, score, deviance)
-    size = jnp.sqrt(jnp.square(half).sum(0))
-    unit = jnp.sqrt(scale)
-    decrement = size / jnp.where(unit > 0, unit, 1.0)
-    floor = 64 * jnp.finfo(dtype).eps * jnp.sqrt(_quadratic(gram, beta) + nobs)
-    proven = jnp.isfinite(decrement) & ((decrement <= config.tolerance(dtype)) | (size <= floor))
+    equations, _ = _bent(problem, beta, equations, deviance)
+    size = jnp.sqrt(jnp.square(equations.half).sum(0))
+    decrement = size / _unit(scale)
+    length = jnp.sqrt(jnp.square(linalg.length(factor, beta)) + nobs)
+    limit = _is_rounding(size / 64, decrement, length, linalg.reach(factor, beta), config)
+    proven = jnp.isfinite(decrement) & ~singular & ((decrement <= config.tolerance(beta.dtype)) | limit)
 
     status = jnp.where(state.code == RUNNING, Status.MAX_ITERATIONS, state.code)
+    status = jnp.where(status == ILL_CONDITIONED, Status.RANK_DEFICIENT, status)
     status = jnp.where((status == Status.CONVERGED) & ~proven, Status.STALLED, status).astype(jnp.int32)
     invalid = status == Status.INVALID_DATA
-    deficient = status == Status.RANK_DEFICIENT
+    unfitted = invalid | (status == Status.RANK_DEFICIENT)
+    aliased = jnp.zeros(beta.shape, bool) if problem.aliased is None else problem.aliased & ~invalid[None]
 
     def blank(value: Array, where: Array = invalid) -> Array:
         return jnp.where(where, jnp.nan, value)
 
     solution = Solution(
-        params=blank(beta, invalid | deficient),
-        information=blank(gram),
+        params=blank(beta, unfitted[None] | aliased),
+        root=blank(linalg.root_of(factor), invalid | singular),
+        aliased=aliased,
         direction=jnp.zeros_like(beta),
-        score_norm=blank(jnp.sqrt(jnp.square(score).sum(0))),
+        score_norm=blank(jnp.sqrt(jnp.square(equations.score).sum(0))),
         newton_decrement=blank(decrement),
         min_weight=blank(smallest),
-        deviance=blank(deviance, invalid | deficient),
-        pearson_chi2=blank(chi2, invalid | deficient),
-        scale=blank(scale, invalid | deficient),
-        llf=blank(llf, invalid | deficient),
+        deviance=blank(deviance, unfitted),
+        pearson_chi2=blank(chi2, unfitted),
+        scale=blank(scale, unfitted),
+        llf=blank(llf, unfitted),
         nobs=nobs,
         n_iter=state.n_iter,
         status=status,
     )
     if _cones(problem) is None:
         return solution, jnp.ones_like(invalid)
-    return solution, (jnp.square(size) <= smallest / 4) & (status == Status.CONVERGED) | invalid | deficient
+    return solution, (jnp.square(size) <= smallest / 4) & (status == Status.CONVERGED) | invalid
 
 
 def _cones(problem: Problem) -> Array | None:
@@ -296,9 +375,10 @@ def _cones(problem: Problem) -> Array | None:
     return None if problem.penalty is not None else row_cones(problem.rows.family, problem.rows.y)
 
 
-def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
-    """The squared pivot below which an equilibrated p × p Gram matrix is singular to rounding."""
-    return 4 * p * float(jnp.finfo(dtype).eps)
+def _present(problem: Problem) -> Array:
+    """Which rows have a positive weight, (n, T)."""
+    weight, shape = _weights(problem.rows), (problem.design.n, problem.invalid.shape[0])
+    return jnp.ones(shape, bool) if weight is None else jnp.broadcast_to(weight > 0, shape)
 
 
 def _final(eta: Array, rows: Rows) -> Terms:
@@ -329,9 +409,9 @@ def _saturated(problem: Problem, scale: Array) -> Array:
     return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
 
 
-def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Information, score, objective, a running dispersion and the total weight at β."""
-    design, rows = problem.design, problem.rows
+def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations, Array, Array, Array]:
+    """The equations, the objective, a running dispersion and the total weight at β."""
+    rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
     def kernel(eta: Array, rows: Rows) -> Terms:
@@ -347,52 +427,28 @@ def _evaluate(problem: Problem, beta: Array) -> tuple[Array, Array, Array, Array
             sums.append(_weigh(rows, jnp.square(rows.family.pearson_residual(at, rows.y))))
         return Terms(_weigh(rows, work.weight), _weigh(rows, work.score), tuple(sums), excess=excess)
 
-    total: Sums = design.accumulate(beta, rows, kernel)
-    loss, score = total.sums[0] + total.log_excess, total.score
-    weight = _total_weight(problem)
+    equations = method(problem.system, beta, rows, kernel)
+    loss, weight = equations.sums[0] + equations.log_excess, _total_weight(problem)
     if problem.curvature is not None:
-        score = score - problem.curvature * beta
         loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
     # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
-    scale, chi2 = (None, total.sums[1]) if free else (problem.scale, loss)
-    unit = dispersion(scale, free, chi2, loss, jnp.maximum(weight - design.p, 1.0))
-    return total.gram, score, loss, unit, weight
+    scale, chi2 = (None, equations.sums[1]) if free else (problem.scale, loss)
+    unit = dispersion(scale, free, chi2, loss, jnp.maximum(weight - problem.rank, 1.0))
+    return equations, loss, unit, weight
 
 
-def _least_squares(problem: Problem, kernel: Kernel, data: Any) -> tuple[Array, Array]:
-    """The solution of one weighted least squares problem, and whether its Gram matrix is singular."""
-    lanes, p = problem.invalid.shape[0], problem.design.p
-    zero = jnp.zeros((p, lanes), problem.rows.y.dtype)
-    total = problem.design.accumulate(zero, data, kernel)
-    factor = linalg.factorize(_plus(total.gram, problem.curvature))
-    singular = ~(factor.pivot > pivot_tolerance(p, zero.dtype))
-    return linalg.solve(factor, total.score), singular
-
-
-def _bent(
-    problem: Problem, beta: Array, factor: linalg.Factor, score: Array, loss: Array
-) -> tuple[Array, Array, Array]:
-    """The score s with the penalty's bend, L⁻¹s, and what must not rise."""
-    penalty, design, rows = problem.penalty, problem.design, problem.rows
+def _bent(problem: Problem, beta: Array, equations: Equations, loss: Array) -> tuple[Equations, Array]:
+    """The equations with the penalty's bend of the score, and what must not rise."""
+    penalty, design, rows, factor = problem.penalty, problem.design, problem.rows, equations.factor
     if penalty is None or not penalty.bends:
-        return score, linalg.forward(factor, score), loss
+        return equations, loss
     scale = dispersion(problem.scale, False, loss, loss, loss)
     rate = penalty.rate(rows.family, _shift(rows, design.predict(beta)))
-    score = score + 0.5 * scale[None] * design.pull(_weigh(rows, design.variances(factor) * rate))
-    half = linalg.forward(factor, score)
+    bend = 0.5 * scale[None] * design.pull(_weigh(rows, design.variances(factor) * rate))
+    bend = bend if problem.aliased is None else jnp.where(problem.aliased, 0.0, bend)
+    half = equations.half + linalg.forward(factor, bend)
     loss = penalty.descends(loss, half, factor, scale)
-    return score, half, jnp.where(factor.pivot > 0, loss, jnp.inf)
-
-
-def _plus(gram: Array, curvature: Array | None) -> Array:
-    if curvature is None:
-        return gram
-    p = gram.shape[0]
-    return gram.at[jnp.arange(p), jnp.arange(p)].add(jnp.broadcast_to(curvature, (p, gram.shape[-1])))
-
-
-def _quadratic(gram: Array, beta: Array) -> Array:
-    return jnp.maximum((gram * beta[:, None] * beta[None, :]).sum((0, 1)), 0.0)
+    return equations._replace(score=equations.score + bend, half=half), jnp.where(factor.pivot > 0, loss, jnp.inf)
 
 
 def _shift(rows: Rows, eta: Array) -> Array:

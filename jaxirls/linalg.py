@@ -20,6 +20,7 @@ class Factor(NamedTuple):
 
     ``pivot`` is the smallest squared pivot of L, between 0 (singular) and 1 (orthogonal columns): 1/``pivot`` bounds
     from below the condition number of the scaled A. A lane that is not positive definite has ``pivot`` <= 0 or NaN.
+    A ``scaling`` of zero leaves its row and column out of A: solutions are zero there.
     """
 
     lower: Array  # (p, p, T)
@@ -35,6 +36,22 @@ def factorize(matrix: Array) -> Factor:
     scaled = matrix * scaling[:, None] * scaling[None, :]
     lower, pivot = _cholesky_unrolled(scaled) if p <= UNROLL else _cholesky_columns(scaled)
     return Factor(lower, scaling, pivot)
+
+
+def factor_of(root: Array) -> Factor:
+    """The factor of RᵀR for an upper triangular ``root`` R; where its diagonal is zero, row and column are left out."""
+    p = root.shape[0]
+    diagonal = jnp.arange(p)
+    size = jnp.sqrt(jnp.square(root).sum(0))
+    used = root[diagonal, diagonal] != 0
+    scaling = jnp.where(used, 1 / jnp.where(used, size, 1.0), 0.0)
+    lower = jnp.swapaxes(root * scaling[None], 0, 1).at[diagonal, diagonal].add(jnp.where(used, 0.0, 1.0))
+    return Factor(lower, scaling, jnp.square(lower[diagonal, diagonal]).min(0))
+
+
+def root_of(factor: Factor) -> Array:
+    """R = Lᵀ D⁻¹, upper triangular, with RᵀR = A; ``(p, p, T)``."""
+    return jnp.swapaxes(factor.lower, 0, 1) * _reciprocal(factor.scaling)[None]
 
 
 def solve(factor: Factor, rhs: Array) -> Array:
@@ -82,7 +99,8 @@ def backward(factor: Factor, z: Array) -> Array:
 def log_determinant(factor: Factor) -> Array:
     """log det A, (T,)."""
     diagonal = jnp.arange(factor.lower.shape[0])
-    return 2 * (jnp.log(factor.lower[diagonal, diagonal]) - jnp.log(factor.scaling)).sum(0)
+    scaling = jnp.where(factor.scaling > 0, factor.scaling, 1.0)
+    return 2 * (jnp.log(factor.lower[diagonal, diagonal]) - jnp.log(scaling)).sum(0)
 
 
 def _cholesky_unrolled(a: Array) -> tuple[Array, Array]:
@@ -115,11 +133,48 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
     return lower, pivot
 
 
-def condition_number(matrix: Array) -> Array:
-    """2-norm condition number of ``matrix (..., p, p)``, batch axes in front; NaN where an entry is not finite."""
-    finite = jnp.isfinite(matrix).all((-2, -1))  # a NaN must not reach LAPACK
-    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return jnp.where(finite, jnp.linalg.cond(jnp.where(finite[..., None, None], matrix, identity)), jnp.nan)
+def half_inverse_of_root(root: Array) -> Array:
+    """R⁻ᵀ for upper triangular R ``(..., p, p)``, batch axes in front, its columns brought to one length first.
+
+    A row and column whose diagonal is zero is left out, as one of the identity; NaN where an entry is not finite.
+    """
+    finite = jnp.isfinite(root).all((-2, -1), keepdims=True)
+    identity = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+    left_out = jnp.diagonal(root, axis1=-2, axis2=-1) == 0
+    size = jnp.sqrt(jnp.square(root).sum(-2))
+    scaling = 1 / jnp.where(left_out, 1.0, size)
+    upper = plus_diagonal(root * scaling[..., None, :], left_out.astype(root.dtype))
+    half = solve_triangular(jnp.where(finite, upper, identity), identity, trans=1) * scaling[..., None, :]
+    return jnp.where(finite, half, jnp.nan)
+
+
+def length(factor: Factor, x: Array) -> Array:
+    """√(xᵀAx)."""
+    return jnp.sqrt(jnp.square((factor.lower * (x * _reciprocal(factor.scaling))[:, None]).sum(0)).sum(0))
+
+
+def reach(factor: Factor, x: Array) -> Array:
+    """Σⱼ |xⱼ| √Aⱼⱼ."""
+    return (jnp.abs(x) * _reciprocal(factor.scaling)).sum(0)
+
+
+def _reciprocal(x: Array) -> Array:
+    """1/x, zero where x is."""
+    return jnp.where(x == 0, 0.0, 1 / jnp.where(x == 0, 1.0, x))
+
+
+def condition_number(root: Array) -> Array:
+    """2-norm condition number of RᵀR for upper triangular R ``(..., p, p)``, batch axes in front.
+
+    Rows and columns whose diagonal is zero are left out; NaN where an entry is not finite.
+    """
+    finite = jnp.isfinite(root).all((-2, -1))  # a NaN must not reach LAPACK
+    # A diagonal entry lies between the smallest and the largest singular value: one more such row changes neither.
+    diagonal = jnp.abs(jnp.diagonal(root, axis1=-2, axis2=-1))
+    whole = plus_diagonal(root, jnp.where(diagonal == 0, diagonal.max(-1, keepdims=True), 0.0))
+    identity = jnp.eye(root.shape[-1], dtype=root.dtype)
+    singular_values = jnp.linalg.svd(jnp.where(finite[..., None, None], whole, identity), compute_uv=False)
+    return jnp.where(finite, jnp.square(singular_values[..., 0] / singular_values[..., -1]), jnp.nan)
 
 
 def half_inverse(matrix: Array) -> Array:

@@ -13,7 +13,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
 from jaxirls.families import Family
-from jaxirls.linalg import condition_number, half_inverse, plus_diagonal
+from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
 from jaxirls.status import Status
 from jaxirls.tables import column_names, dataframe_of, summary_of_batch, summary_of_one
 
@@ -54,9 +54,11 @@ class Fit:
     functions that need X and y take them again. Names are statsmodels' wherever it has one.
 
     Attributes:
-      params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and RANK_DEFICIENT; for SEPARATED a point on
+      params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and where aliased; for SEPARATED a point on
         the way to infinity along ``direction``.
-      information: X'WX at the estimate at unit dispersion, without the penalty, ``(..., p, p)``.
+      root: R, upper triangular, with R'R = X'WX + penalty at the estimate and unit dispersion, ``(..., p, p)``. It
+        holds twice the digits of that product. Zero in the rows and columns of aliased coefficients.
+      aliased: which columns of X the ones before them span: the fit is that of the others, ``(..., p)``.
       penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
       direction: of recession, largest entry ±1, the proof that no finite estimate exists without a penalty; zero
         elsewhere, ``(..., p)``.
@@ -78,7 +80,8 @@ class Fit:
     """
 
     params: Array
-    information: Array
+    root: Array
+    aliased: Array
     penalty_curvature: Array | None
     direction: Array
     llf: Array
@@ -127,24 +130,36 @@ class Fit:
         return self.status == Status.CONVERGED
 
     @property
+    def rank(self) -> Array:
+        """Coefficients that were estimated: those not aliased, ``(...)``."""
+        return (~self.aliased).sum(-1, dtype=self.params.dtype)
+
+    @property
     def df_model(self) -> Array:
         """Rank of X minus one, ``(...)``."""
-        return jnp.full(self.shape, self.params.shape[-1] - 1, self.params.dtype)
+        return self.rank - 1
 
     @property
     def df_resid(self) -> Array:
         """Observations minus the rank of X, ``(...)``."""
-        return self.nobs - self.params.shape[-1]
+        return self.nobs - self.rank
 
     @property
     def aic(self) -> Array:
-        """-2 llf + 2 p, ``(...)``; as in statsmodels, the dispersion is not counted."""
-        return -2 * self.llf + 2 * self.params.shape[-1]
+        """-2 llf + 2 rank, ``(...)``; as in statsmodels, the dispersion is not counted."""
+        return -2 * self.llf + 2 * self.rank
 
     @property
     def bic(self) -> Array:
-        """-2 llf + p log(nobs), ``(...)``; the dispersion is not counted."""
-        return -2 * self.llf + self.params.shape[-1] * jnp.log(self.nobs)
+        """-2 llf + rank log(nobs), ``(...)``; the dispersion is not counted."""
+        return -2 * self.llf + self.rank * jnp.log(self.nobs)
+
+    @property
+    def information(self) -> Array:
+        """X'WX at the estimate at unit dispersion, without the penalty, ``(..., p, p)``."""
+        if self.penalty_curvature is None:
+            return self.curvature
+        return plus_diagonal(self.curvature, -self.penalty_curvature)
 
     @property
     def bic_llf(self) -> Array:
@@ -159,17 +174,15 @@ class Fit:
     @property
     def curvature(self) -> Array:
         """Information plus the penalty's second derivative at unit dispersion, ``(..., p, p)``."""
-        if self.penalty_curvature is None:
-            return self.information
-        return plus_diagonal(self.information, self.penalty_curvature)
+        return jnp.einsum("...ki,...kj->...ij", self.root, self.root, precision=jax.lax.Precision.HIGHEST)
 
     @property
     def condition_number(self) -> Array:
         """2-norm condition number of X'WX (with the penalty's part, if any) at the estimate, ``(...)``."""
-        return condition_number(self.curvature)
+        return condition_number(self.root)
 
     def cov_params(self) -> Array:
-        """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; by solves, NaN where singular."""
+        """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; NaN where singular or aliased."""
         half = self.half_inverse()
         return self.scale[..., None, None] * jnp.swapaxes(half, -1, -2) @ half
 
@@ -179,8 +192,8 @@ class Fit:
         return jnp.sqrt(self.scale[..., None] * jnp.square(self.half_inverse()).sum(-2))
 
     def half_inverse(self) -> Array:
-        """H with HᵀH the inverse of the curvature, ``(..., p, p)``."""
-        return half_inverse(self.curvature)
+        """H with HᵀH the inverse of the curvature, ``(..., p, p)``; NaN in the columns of aliased coefficients."""
+        return jnp.where(self.aliased[..., None, :], jnp.nan, half_inverse_of_root(self.root))
 
     @property
     def tvalues(self) -> Array:

@@ -34,10 +34,7 @@ in (2). The direction is at last evaluated on X itself. A lane where neither pro
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -46,7 +43,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
-from jaxirls.linalg import UNROLL
+from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project, total
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
 
@@ -187,11 +184,9 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     present, flat = cone != ABSENT, cone == FLAT
     moving = present & ~flat
     X = jnp.where(present[:, None], X, 0.0)
-    # Powers of two: the columns come within a factor of two of one another, and no bit of the answer changes.
-    exponent = jnp.frexp(jnp.max(jnp.abs(X), axis=0))[1]
-    X = jnp.ldexp(X, -exponent[None])
+    X, exponent = balanced(X)
     sign = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype)
-    Q, M = _orthonormalize(X)
+    Q, _, M = orthonormalize(X)
     problem = _problem(X, Q, M, sign, flat, moving)
 
     def running(state: _State) -> Array:
@@ -199,11 +194,11 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
 
     state = lax.while_loop(running, lambda state: _pivot(problem, state), _start(problem, p))
 
-    norm = _length(state.residual)
-    d = _combine(M, state.residual)
+    norm = length(state.residual)
+    d = combine(M, state.residual)
     # An entry that could be rounding is a coefficient that does not recede.
     d = jnp.where(jnp.abs(d) <= _rounding(X) * _reach(M) * norm[None], 0.0, d)
-    z = sign * _combine(X, d)
+    z = sign * combine(X, d)
     tolerance = problem.slack * norm[None]
     holds = jnp.all(jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present, axis=0)
     largest = jnp.max(jnp.where(moving, z, 0.0), axis=0)
@@ -249,12 +244,12 @@ def _rounding(X: Array) -> float:
 
 def _reach(M: Array) -> Array:
     """A bound of the entries of Mr for ‖r‖ = 1, ``(p, T)``."""
-    return _sum(lambda k: jnp.abs(M[:, k]), M.shape[1])
+    return total(lambda k: jnp.abs(M[:, k]), M.shape[1])
 
 
 def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Array) -> _Problem:
-    slack = _rounding(X) * _combine(jnp.abs(X), _reach(M))
-    size = jnp.sqrt(_sum(lambda k: jnp.square(Q[:, k]), Q.shape[1]))
+    slack = _rounding(X) * combine(jnp.abs(X), _reach(M))
+    size = jnp.sqrt(total(lambda k: jnp.square(Q[:, k]), Q.shape[1]))
     inverse = 1 / jnp.where(size > 0, size, 1.0)
     tilt = slack * inverse
     return _Problem(
@@ -262,8 +257,8 @@ def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Arr
         tilt=tilt,
         slack=slack,
         flat=flat,
-        objective=_project(Q, jnp.where(moving, sign, 0.0)),
-        rounding=_sum(lambda i: slack[i], slack.shape[0]),
+        objective=project(Q, jnp.where(moving, sign, 0.0)),
+        rounding=total(lambda i: slack[i], slack.shape[0]),
         steepest=jnp.max(tilt, axis=0),
     )
 
@@ -285,13 +280,13 @@ def _start(problem: _Problem, p: int) -> _State:
 def _pivot(problem: _Problem, state: _State) -> _State:
     """Least squares on the active rows; drop those that block the way there, or price all rows and admit the worst."""
     p = state.basis.shape[0]
-    U, W = _orthonormalize(state.basis)
-    first = _project(U, problem.objective)
-    rho = problem.objective - _combine(U, first)
-    second = _project(U, rho)  # once more, for a residual orthogonal to working accuracy
-    rho = rho - _combine(U, second)
-    target = -_combine(W, first + second)
-    norm = _length(rho)
+    U, _, W = orthonormalize(state.basis)
+    first = project(U, problem.objective)
+    rho = problem.objective - combine(U, first)
+    second = project(U, rho)  # once more, for a residual orthogonal to working accuracy
+    rho = rho - combine(U, second)
+    target = -combine(W, first + second)
+    norm = length(rho)
 
     # The step from λ to its target ends where the first multiplier reaches zero.
     blocking = (state.row >= 0) & ~state.free & (target <= 0)
@@ -301,13 +296,13 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     dropped = blocking & (ratio <= step[None])
     shortened = state.multiplier + jnp.where(blocked, step, 0.0)[None] * (target - state.multiplier)
 
-    value = _combine(problem.rows, rho)
+    value = combine(problem.rows, rho)
     violation = jnp.where(problem.flat, jnp.abs(value), -value) - problem.tilt * norm[None]
     worst = jnp.argmax(violation, axis=0).astype(jnp.int32)
     largest = jnp.max(violation, axis=0)
-    error = 2 * problem.rounding + problem.steepest * _sum(lambda k: jnp.abs(target[k]), p)
+    error = 2 * problem.rounding + problem.steepest * total(lambda k: jnp.abs(target[k]), p)
     # Rounding alone can refuse a row that has just entered, or let ‖ρ‖ rise: then no proof is near.
-    falls = norm < _length(state.residual)
+    falls = norm < length(state.residual)
     priced = jnp.where(
         norm + error < 1, OVERLAP, jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED))
     )
@@ -335,53 +330,6 @@ def _pivot(problem: _Problem, state: _State) -> _State:
 
     moved = jax.tree.map(frozen, after._replace(n_iter=active), state._replace(n_iter=active))
     return moved._replace(n_iter=state.n_iter + 1)
-
-
-def _orthonormalize(X: Array) -> tuple[Array, Array]:
-    """Q ``(n, p, T)`` with orthonormal or zero columns and M ``(p, p, T)`` with Q = XM, by Gram-Schmidt done twice.
-
-    A column that the earlier ones span up to rounding gives a zero column: what is left of xⱼ - Σ mₖxₖ is compared with
-    the rounding of its terms. Twice is enough: Giraud, Langou & Rozložník (2005), Comput. Math. Appl. 50, 1069-1075.
-    """
-    p, lanes = X.shape[1:]
-    noise = 8 * p * float(jnp.finfo(X.dtype).eps) * _length(X)
-    columns = jnp.arange(p)[:, None]
-
-    def column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        Q, M = carry
-        v, m = X[:, j], jnp.broadcast_to(columns == j, (p, lanes)).astype(X.dtype)
-        for _ in range(2):
-            along = _project(Q, v)
-            v = v - _combine(Q, along)
-            m = m - _combine(M, along)
-        length = _length(v)
-        spanned = length <= _sum(lambda k: noise[k] * jnp.abs(m[k]), p)
-        scale = jnp.where(spanned, 0.0, 1 / jnp.where(spanned, 1.0, length))[None]
-        return Q.at[:, j].set(v * scale), M.at[:, j].set(m * scale)
-
-    return lax.fori_loop(0, p, column, (jnp.zeros_like(X), jnp.zeros((p, p, lanes), X.dtype)))
-
-
-def _combine(A: Array, b: Array) -> Array:
-    """Ab for every lane, ``(n, p, T)`` and ``(p, T)``."""
-    return _sum(lambda k: A[:, k] * b[k][None], A.shape[1])
-
-
-def _project(A: Array, b: Array) -> Array:
-    """A'b for every lane, ``(n, p, T)`` and ``(n, T)``."""
-    return _sum(lambda i: A[i] * b[i][None], A.shape[0])
-
-
-def _length(x: Array) -> Array:
-    """Euclidean length over the first axis."""
-    return jnp.sqrt(_sum(lambda i: jnp.square(x[i]), x.shape[0]))
-
-
-def _sum(term: Callable[[int | Array], Array], count: int) -> Array:
-    """Σ term(k) in the order of k: a reduction may choose another order for another number of lanes."""
-    if count <= UNROLL:
-        return functools.reduce(operator.add, map(term, range(count)))
-    return lax.fori_loop(1, count, lambda k, total: total + term(k), term(0))
 
 
 def _by_row(family: Family, dtype: jnp.dtype) -> Family:

@@ -10,7 +10,10 @@ __all__ = ["Status"]
 class Status(IntEnum):
     """How a fit ended. Where several hold, the first of this order is reported:
 
-    INVALID_DATA, RANK_DEFICIENT, SEPARATED, CONVERGED, BOUNDARY, STALLED, MAX_ITERATIONS.
+    INVALID_DATA, SEPARATED, CONVERGED, BOUNDARY, STALLED, MAX_ITERATIONS.
+
+    They tell of the coefficients that are not aliased (``fit.aliased``). RANK_DEFICIENT stands in the place of
+    CONVERGED where there are aliased ones: the fit of the others converged.
     """
 
     CONVERGED = 0
@@ -45,8 +48,9 @@ _EXPLANATIONS = {
         "NegativeBinomial() estimates alpha: the data are not overdispersed, alpha is 0 and the fit is Poisson's."
     ),
     Status.RANK_DEFICIENT: (
-        "The columns of X are linearly dependent on the rows of positive weight, so coefficients are not identified. "
-        "Drop the aliased columns, or use penalty=ji.Ridge(...)."
+        "Columns of X are, on rows of positive weight, linear combinations of the ones before them: fit.aliased says "
+        "which. Their coefficients are NaN, and the rest is the converged fit of the other columns (none under "
+        "IRLS(solver='cholesky')). Drop the aliased columns, or use penalty=ji.Ridge(...)."
     ),
     Status.STALLED: (
         "No step lowers the objective, yet the score is not zero: the working precision is exhausted. Use float64, "

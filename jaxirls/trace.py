@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxirls import irls
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
+from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
 from jaxirls.status import Status
@@ -106,11 +108,15 @@ def trace(
             f"trace takes one dataset: X has shape {data.X.shape} and y {data.y.shape}; index the batch first"
         )
     laid = problem(as_batch(jax.tree.map(lambda leaf: leaf[None], data)), Dense, 1)
-    step = jax.jit(lambda state: irls.run(laid, state, config, state.n_iter[0] + 1))
-    inspect = jax.jit(lambda state, beta: irls.statistics(laid, _running_at(state, beta), config)[0])
-    finish = jax.jit(lambda state: irls.finish(laid, state, jnp.ones(1, bool), config))
+    finish = jax.jit(partial(irls.finish, laid, open_=jnp.ones(1, bool), config=config))
+    method, state = by_cholesky, irls.start(laid)
+    if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == irls.ILL_CONDITIONED):
+        method = by_qr
+        aliased, state = irls.start_independent(laid)
+        laid = laid._replace(aliased=aliased)
+    step = jax.jit(lambda state: irls.run(laid, state, config, state.n_iter[0] + 1, method))
+    inspect = jax.jit(lambda state, beta: irls.statistics(laid, _running_at(state, beta), config, method)[0])
 
-    state = irls.start(laid, config)
     history: list[irls.Solution] = []
     halvings: list[int] = []
     refused = 0
@@ -133,11 +139,17 @@ def trace(
         deviance=states.deviance,
         score_norm=states.score_norm,
         newton_decrement=states.newton_decrement,
-        condition_number=np.linalg.cond(states.information),
+        condition_number=_condition(states.root, final.aliased[..., 0]),
         min_weight=states.min_weight,
         halvings=np.asarray(halvings),
         status=Status(int(final.status[0])),
     )
+
+
+def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
+    """Condition numbers of RᵀR on the columns that are not aliased, infinite where R is not known."""
+    kept = np.flatnonzero(~np.asarray(aliased))
+    return np.square(np.linalg.cond(np.nan_to_num(roots[:, kept][:, :, kept])))
 
 
 def _running_at(state: irls.State, beta: Array) -> irls.State:

@@ -40,7 +40,8 @@ def fit_at(params, family, data, scale=1.0):
     numbers["scale"], numbers["nobs"] = jnp.asarray(scale, params.dtype), rows.freq.sum()
     return ji.Fit(
         params=params,
-        information=gram(rows, weight * family.working(eta, rows.y).weight),
+        root=jnp.linalg.cholesky(gram(rows, weight * family.working(eta, rows.y).weight)).T,
+        aliased=jnp.zeros(params.shape, bool),
         penalty_curvature=None,
         direction=jnp.zeros_like(params),
         status=jnp.int32(0),

@@ -224,7 +224,7 @@ def test_a_dataset_without_an_estimate_is_nan_and_spoils_no_neighbour():
     lost = dataclasses.replace(
         fits,
         params=jnp.asarray(fits.params).at[1].set(jnp.nan),
-        information=fits.information.at[1].set(jnp.nan),
+        root=fits.root.at[1].set(jnp.nan),
     )
     for function in (ji.influence, lambda *a: ji.covariance(*a, kind="HC2"), ji.residuals):
         found, expected = (function(some, data["X"], data["y"]) for some in (lost, fits))

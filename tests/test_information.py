@@ -64,7 +64,7 @@ def test_drawn_scores_agree_within_their_error():
 
 def test_a_wrong_information_is_found_in_its_own_dataset_only():
     fits = ji.fit(*(batch := _batch()), ji.Poisson())
-    wrong = dataclasses.replace(fits, information=fits.information.at[1, 0, 2].multiply(1.01))
+    wrong = dataclasses.replace(fits, root=fits.root.at[1, 0, 0].multiply(1.01))
     check = ji.check_information(wrong, *batch)
     assert check.difference.shape == (3,)
     assert check.difference[0] < 1e-9

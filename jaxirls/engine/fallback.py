@@ -59,7 +59,7 @@ def _flagged(solution: Solution, fallback: Penalty, config: IRLS) -> Array:
     if config.max_condition is None:
         return flagged
     estimated = solution.status == Status.CONVERGED
-    return flagged | (estimated & (condition_number(solution.information) > config.max_condition))
+    return flagged | (estimated & (condition_number(solution.root) > config.max_condition))
 
 
 def _refit_concrete(batch: Batch, first: Solution, flagged: Array, layout: Plan, config: IRLS) -> Solution:

@@ -169,7 +169,7 @@ def _fit_chunk(
 
 def _outcome(solution: irls.Solution) -> Outcome:
     """Estimates, and standard errors √(φ diag G⁻¹): with D G D = L Lᵀ, the norms of the columns of L⁻¹D."""
-    factor = linalg.factorize(solution.information)
+    factor = linalg.factor_of(solution.root)
     p, lanes = solution.params.shape
     units = jnp.broadcast_to(jnp.eye(p, dtype=solution.params.dtype)[:, :, None], (p, p, lanes))
     squares = jax.vmap(lambda unit: jnp.square(linalg.forward(factor, unit)).sum(0))(units)

@@ -1,0 +1,82 @@
+r"""Orthonormal bases of the columns of many matrices at once: QR by Gram-Schmidt done twice, lanes last.
+
+Every sum runs in one fixed order, so that no lane's result depends on how many lanes there are. A column that the ones
+before it span up to rounding becomes a zero column of Q: ranks are decided in the order of the columns, as in R, and
+whatever the units of the columns.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxirls.linalg import UNROLL
+
+
+class Basis(NamedTuple):
+    """A = QR and Q = AM, for A ``(n, p, T)``; R is upper triangular, and row j of it zero where column j is spanned."""
+
+    q: Array  # (n, p, T), columns orthonormal or zero
+    r: Array  # (p, p, T)
+    m: Array  # (p, p, T)
+
+
+def orthonormalize(a: Array) -> Basis:
+    """Gram-Schmidt done twice, which is enough: Giraud, Langou & Rozložník (2005), Comput. Math. Appl. 50, 1069-1075.
+
+    Column j is spanned if what is left of it, aⱼ - Σ mₖaₖ, is within the rounding of its terms.
+    """
+    p, lanes = a.shape[1:]
+    noise = 8 * p * float(jnp.finfo(a.dtype).eps) * length(a)
+    columns = jnp.arange(p)[:, None]
+
+    def column(j: Array, carry: Basis) -> Basis:
+        q, r, m = carry
+        v, own = a[:, j], jnp.broadcast_to(columns == j, (p, lanes)).astype(a.dtype)
+        share = jnp.zeros_like(own)
+        for _ in range(2):
+            along = project(q, v)
+            v = v - combine(q, along)
+            own = own - combine(m, along)
+            share = share + along
+        left = length(v)
+        spanned = left <= total(lambda k: noise[k] * jnp.abs(own[k]), p)
+        scale = jnp.where(spanned, 0.0, 1 / jnp.where(spanned, 1.0, left))[None]
+        share = jnp.where(columns == j, jnp.where(spanned, 0.0, left)[None], share)
+        return Basis(q.at[:, j].set(v * scale), r.at[:, j].set(share), m.at[:, j].set(own * scale))
+
+    empty = jnp.zeros((p, p, lanes), a.dtype)
+    return lax.fori_loop(0, p, column, Basis(jnp.zeros_like(a), empty, empty))
+
+
+def balanced(a: Array) -> tuple[Array, Array]:
+    """The columns scaled to a largest entry in [½, 1) by powers of two, which changes no bit of them; the exponents."""
+    exponent = jnp.frexp(jnp.max(jnp.abs(a), axis=0))[1]
+    return jnp.ldexp(a, -exponent[None]), exponent
+
+
+def combine(a: Array, b: Array) -> Array:
+    """Ab for every lane, ``(n, p, T)`` and ``(p, T)``."""
+    return total(lambda k: a[:, k] * b[k][None], a.shape[1])
+
+
+def project(a: Array, b: Array) -> Array:
+    """A'b for every lane, ``(n, p, T)`` and ``(n, T)``."""
+    return total(lambda i: a[i] * b[i][None], a.shape[0])
+
+
+def length(x: Array) -> Array:
+    """Euclidean length over the first axis."""
+    return jnp.sqrt(total(lambda i: jnp.square(x[i]), x.shape[0]))
+
+
+def total(term: Callable[[int | Array], Array], count: int) -> Array:
+    """Σ term(k) in the order of k: a reduction may choose another order for another number of lanes."""
+    if count <= UNROLL:
+        return functools.reduce(operator.add, map(term, range(count)))
+    return lax.fori_loop(1, count, lambda k, sum_: sum_ + term(k), term(0))
