@@ -14,6 +14,7 @@ and names are those of statsmodels (``statsmodels.genmod.families.links``).
 Your own link is one class, decorated with ``pytree``; fields, if any, are its parameters:
 
 >>> import jax.numpy as jnp
+>>> import numpy as np
 >>> from jaxirls.links import Link, pytree
 >>> @pytree
 ... class Angular(Link):
@@ -25,7 +26,7 @@ Your own link is one class, decorated with ``pytree``; fields, if any, are its p
 ...
 ...     def inverse(self, eta):
 ...         return jnp.square(jnp.sin(eta))
->>> print(Angular().inverse_deriv(jnp.asarray([0.25, 0.5])).round(4))
+>>> print(np.asarray(Angular().inverse_deriv(jnp.asarray([0.25, 0.5]))).round(4))
 [0.4794 0.8415]
 """
 

@@ -76,7 +76,7 @@ def null_model(
       >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
       >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
       >>> null = ji.null_model(ji.fit(X, y, ji.Poisson()), y)
-      >>> print(null.null_deviance.round(3), null.pseudo_rsquared("mcf").round(3))
+      >>> print(f"{null.null_deviance:.3f} {null.pseudo_rsquared('mcf'):.3f}")
       12.015 0.345
     """
     family = family_of(of, family)

@@ -1,7 +1,5 @@
 """Links against their definitions in mpmath, over the whole registry."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import mpmath as mp
@@ -168,7 +166,3 @@ def test_rebuilding_a_link_checks_nothing():
     assert leaves == [2.0]
     assert jax.tree.unflatten(tree, [0]).power == 0
     assert jax.tree.leaves(links.Identity()) == []
-
-
-def test_documented_examples():
-    assert doctest.testmod(links).failed == 0
