@@ -174,14 +174,15 @@ def test_under_a_penalty_influence_and_sandwich_have_its_curvature():
     data, strength = poisson(), np.array([0.0, 2.0, 5.0])
     beta = newton(data["X"], data["y"], penalty=np.diag(strength))
     fit = fit_at(beta, ji.Poisson(), data)
-    fit = dataclasses.replace(fit, penalty_curvature=jnp.asarray(strength), penalized=jnp.asarray(True))
-    found = ji.influence(fit, **data)
     mu = np.exp(data["X"] @ beta)
+    curvature = (data["X"] * mu[:, None]).T @ data["X"] + np.diag(strength)
+    penalty = {"penalty_curvature": jnp.asarray(strength), "penalized": jnp.asarray(True)}
+    fit = dataclasses.replace(fit, root=jnp.asarray(np.linalg.cholesky(curvature).T), **penalty)
+    found = ji.influence(fit, **data)
     for i in range(24):
         change = one_step_without(i, data["X"], data["y"] - mu, mu, np.diag(strength))
         # Without row i the other rows' scores and the penalty sum to minus its own score.
         np.testing.assert_allclose(-found.d_params[i], change, rtol=1e-8, atol=1e-12)
-    curvature = (data["X"] * mu[:, None]).T @ data["X"] + np.diag(strength)
     bread = np.linalg.inv(curvature)
     scores = data["X"] * (data["y"] - mu)[:, None]
     np.testing.assert_allclose(ji.covariance(fit, **data, kind="HC0"), bread @ scores.T @ scores @ bread, rtol=1e-9)

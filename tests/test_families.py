@@ -339,7 +339,7 @@ def test_parameters_batch_like_arrays():
     alphas, eta, y = jnp.asarray([[0.2], [3.0]]), jnp.asarray([[0.1, 1.0, 2.0]]), jnp.asarray([[0.0, 2.0, 9.0]])
     batched = families.NegativeBinomial(alphas).working(eta, y)
     mapped = jax.vmap(lambda f: f.working(eta[0], y[0]))(families.NegativeBinomial(alphas[:, 0]))
-    for got, want in zip(batched, mapped, strict=True):
+    for got, want in zip(jax.tree.leaves(batched), jax.tree.leaves(mapped), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-14)
     sizes = jnp.asarray([[1.0, 3.0, 9.0]])
     rows = families.Binomial(sizes).unit_deviance(eta, jnp.asarray([[0.0, 3.0, 4.0]]))
@@ -355,7 +355,8 @@ def test_parameters_batch_like_arrays():
 @pytest.mark.parametrize(
     ("model", "counts"),
     [
-        (families.Binomial(), {"exponential": 1, "log-plus-one": 1, "divide": 1, "log": 0}),
+        # The logarithm of a logistic loss is left to the pass, one for many rows.
+        (families.Binomial(), {"exponential": 1, "log-plus-one": 0, "divide": 1, "log": 0}),
         (families.Poisson(), {"exponential": 1, "log-plus-one": 0, "divide": 0, "log": 0}),
         (families.NegativeBinomial(0.5), {"exponential": 1, "log-plus-one": 1, "divide": 1, "log": 0}),
     ],
