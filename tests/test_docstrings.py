@@ -9,16 +9,15 @@ import pytest
 
 import jaxirls
 
-MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(jaxirls.__path__, "jaxirls.") if not module.name.endswith("cli")
-)
+
+def documented():
+    """The modules whose docstrings hold examples."""
+    modules = (importlib.import_module(module.name) for module in pkgutil.walk_packages(jaxirls.__path__, "jaxirls."))
+    return [m for m in modules if any(test.examples for test in doctest.DocTestFinder().find(m))]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("module", documented(), ids=lambda module: module.__name__)
 @pytest.mark.usefixtures("compile_fast")
-def test_examples(name):
-    module = importlib.import_module(name)
-    if not any(test.examples for test in doctest.DocTestFinder().find(module)):
-        pytest.skip("no examples")
+def test_examples(module):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         assert doctest.testmod(module).failed == 0
