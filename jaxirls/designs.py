@@ -22,8 +22,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.linalg import Factor, forward
-
 Rows = Any
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
@@ -77,10 +75,6 @@ class Design(Protocol):
         """Xᵀr of r (n, T), (p, T)."""
         ...
 
-    def variances(self, factor: Factor) -> Array:
-        """xᵢᵀA⁻¹xᵢ, (n, T): the variance of every predictor, where A is the information."""
-        ...
-
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
         ...
@@ -113,9 +107,6 @@ class Lanes:
 
     def pull(self, residual: Array) -> Array:
         return (self.x * residual[:, None]).sum(0)
-
-    def variances(self, factor: Factor) -> Array:
-        return _row_norms(self.x, factor)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape
@@ -224,9 +215,6 @@ class Shared:
     def pull(self, residual: Array) -> Array:
         return _dot(self.x.T, residual)
 
-    def variances(self, factor: Factor) -> Array:
-        return _row_norms(self.x[:, :, None], factor)
-
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         p = self.p
         terms = kernel(self.predict(beta), rows)
@@ -266,11 +254,6 @@ class Dense:
     def pull(self, residual: Array) -> Array:
         return jnp.einsum("tnp,nt->pt", self.x, residual, precision=lax.Precision.HIGHEST)
 
-    def variances(self, factor: Factor) -> Array:
-        lower, scaled = factor.lower.transpose(2, 0, 1), self.x * factor.scaling.T[:, None]
-        half = lax.linalg.triangular_solve(lower, scaled, lower=True, transpose_a=True)
-        return jnp.square(half).sum(2).T
-
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         block = max(1, min(self.n, 2**22 // max(1, self.p * self.x.shape[0])))
         whole = self.n // block
@@ -302,11 +285,6 @@ def _combine(x: Array, beta: Array) -> Array:
     for j in range(1, x.shape[1]):
         eta = eta + x[:, j] * beta[j : j + 1]
     return eta
-
-
-def _row_norms(x: Array, factor: Factor) -> Array:
-    """xᵢᵀA⁻¹xᵢ of x (n, p, T | 1), elementwise over rows and lanes."""
-    return jnp.square(jax.vmap(lambda row: forward(factor, row))(x)).sum(1)
 
 
 def _symmetric(triangle: Sequence[Array]) -> Array:

@@ -20,12 +20,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls import linalg
+from jaxirls.bends import bend, newton_step, whitened
 from jaxirls.config import IRLS
 from jaxirls.designs import Design, Terms
 from jaxirls.dispersion import Scale, dispersion, is_estimated
 from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr, independent
-from jaxirls.families import Family
 from jaxirls.penalties import Penalty
+from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
 
@@ -33,18 +34,7 @@ RUNNING, ILL_CONDITIONED = -1, -2
 MAX_HALVINGS = 60
 # Enough for nearly every well-posed dataset; what is then unfinished is finished among its own kind.
 FIRST_PASSES = 8
-# A bent score is solved by steps that converge linearly.
-FIRST_BENT_PASSES = 24
-
-
-class Rows(NamedTuple):
-    """Row data, leaves ``(n, T)``, ``(n, 1)``, ``(1, T)`` or ``(1, 1)``; ``None`` where the user gave nothing."""
-
-    y: Array
-    offset: Array | None
-    freq_weights: Array | None
-    var_weights: Array | None
-    family: Family
+FIRST_BENT_PASSES = 12
 
 
 class Problem(NamedTuple):
@@ -77,7 +67,7 @@ class State(NamedTuple):
 
     beta: Array  # (p, T), the accepted coefficients
     step: Array  # (p, T), the step to try next
-    loss: Array  # (T,), objective at beta
+    limit: Array  # (T,), what the objective at the candidate may not exceed
     decrement: Array  # (T,), Newton decrement at beta, in standard errors
     halvings: Array  # (T,), of the step being tried
     n_iter: Array  # (T,), passes made
@@ -105,15 +95,14 @@ class Solution(NamedTuple):
 
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
-    bends = problem.penalty is not None and problem.penalty.bends
-    passes = FIRST_BENT_PASSES if bends else FIRST_PASSES
+    passes = FIRST_PASSES if _bending(problem) is None else FIRST_BENT_PASSES
     state = run(problem, start(problem), config, min(passes, config.max_iter), by_cholesky)
     solution, certain = statistics(problem, state, config, by_cholesky)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
     state = state._replace(
         step=jnp.where(early, 0.0, state.step),
-        loss=jnp.where(early, jnp.inf, state.loss),
+        limit=jnp.where(early, jnp.inf, state.limit),
         decrement=jnp.where(early, jnp.inf, state.decrement),
         code=jnp.where(early, RUNNING, state.code),
     )
@@ -216,7 +205,7 @@ def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State
     return State(
         beta=anchor,
         step=first - anchor,
-        loss=jnp.full(lanes, jnp.inf, dtype),
+        limit=jnp.full(lanes, jnp.inf, dtype),
         decrement=jnp.full(lanes, jnp.inf, dtype),
         halvings=jnp.zeros(lanes, jnp.int32),
         n_iter=jnp.zeros(lanes, jnp.int32),
@@ -229,14 +218,14 @@ def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
     rows, average = data
     work = rows.family.working(rows.family.starting_predictor(rows.y, average), rows.y)
     target = work.weight * _target(rows, rows.y, average) + work.score
-    return Terms(_weigh(rows, work.weight), _weigh(rows, target))
+    return Terms(rows.weigh(work.weight), rows.weigh(target))
 
 
 def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
     """Least squares to the constant predictor of the average response, or of a mean inside the family's range."""
     rows, average = data
     target = _target(rows, average, average)
-    return Terms(_weigh(rows, jnp.ones_like(target)), _weigh(rows, target))
+    return Terms(rows.weigh(jnp.ones_like(target)), rows.weigh(target))
 
 
 def _target(rows: Rows, y: Array, average: Array) -> Array:
@@ -258,20 +247,22 @@ def run(problem: Problem, state: State, config: IRLS, max_iter: int | Array, met
 
 
 def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State:
-    dtype = state.loss.dtype
+    dtype = state.limit.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
     equations, loss, scale, total = _evaluate(problem, candidate, method)
-    equations, loss = _bent(problem, candidate, equations, loss)
-    factor, half = equations.factor, equations.half
+    move, limit, penalty = equations.half, loss, _bending(problem)
+    if penalty is not None:
+        equations, move, loss, limit = _turn_bent(problem, penalty, state, equations, loss, scale)
+    factor = equations.factor
 
     reach = linalg.reach(factor, candidate)
     finite = jnp.isfinite(loss) & jnp.isfinite(equations.score).all(0)
-    noise = 16 * eps * (jnp.abs(state.loss) + total) + eps * reach * jnp.sqrt(scale * total)
-    accept = finite & ((loss <= state.loss + noise) | ~jnp.isfinite(state.loss))
+    noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * jnp.sqrt(scale * total)
+    accept = finite & ((loss <= state.limit + noise) | ~jnp.isfinite(state.limit))
 
-    size = jnp.sqrt(jnp.square(half).sum(0))
-    step = linalg.backward(factor, half)
+    size = jnp.sqrt(jnp.square(move).sum(0))
+    step = linalg.backward(factor, move)
 
     # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way.
     decrement = size / _unit(scale)
@@ -279,8 +270,8 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
         jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
     )
     tol = config.tolerance(dtype)
-    limit = _is_rounding(size / 8, decrement, linalg.length(factor, candidate), reach, config)
-    done = (ahead <= tol / 64) | limit | ((decrement <= tol) & (decrement > state.decrement / 2))
+    rounding = _is_rounding(size / 8, decrement, linalg.length(factor, candidate), reach, config)
+    done = (ahead <= tol / 64) | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
 
     halvings = jnp.where(accept, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
@@ -291,7 +282,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     return State(
         beta=jnp.where(code == Status.CONVERGED, beta + step, beta),
         step=jnp.where(accept, step, state.step / 2),
-        loss=jnp.where(accept, loss, state.loss),
+        limit=jnp.where(accept, limit, state.limit),
         decrement=jnp.where(accept, decrement, state.decrement),
         halvings=halvings,
         n_iter=state.n_iter + 1,
@@ -332,7 +323,9 @@ def statistics(problem: Problem, state: State, config: IRLS, method: Method) -> 
     at = rows.family.likelihood_scale(scale, deviance, nobs)
     llf = _saturated(problem, at) - 0.5 * deviance / at
 
-    equations, _ = _bent(problem, beta, equations, deviance)
+    penalty = _bending(problem)
+    if penalty is not None:
+        equations, _, _ = _bent(problem, penalty, beta, equations, scale)
     size = jnp.sqrt(jnp.square(equations.half).sum(0))
     decrement = size / _unit(scale)
     length = jnp.sqrt(jnp.square(linalg.length(factor, beta)) + nobs)
@@ -377,22 +370,22 @@ def _cones(problem: Problem) -> Array | None:
 
 def _present(problem: Problem) -> Array:
     """Which rows have a positive weight, (n, T)."""
-    weight, shape = _weights(problem.rows), (problem.design.n, problem.invalid.shape[0])
+    weight, shape = problem.rows.weight, (problem.design.n, problem.invalid.shape[0])
     return jnp.ones(shape, bool) if weight is None else jnp.broadcast_to(weight > 0, shape)
 
 
 def _final(eta: Array, rows: Rows) -> Terms:
     """The kernel of the last pass: the sums that the results are made of."""
     family, y = rows.family, rows.y
-    at = _shift(rows, eta)
+    at = rows.shift(eta)
     work = family.working(at, y)
-    weight = _weigh(rows, work.weight)
-    present = _weights(rows)
+    weight = rows.weigh(work.weight)
+    present = rows.weight
     freq = jnp.ones_like(at) if rows.freq_weights is None else rows.freq_weights + jnp.zeros_like(at)
-    deviance = _weigh(rows, family.unit_deviance(at, y))
-    chi2 = _weigh(rows, jnp.square(family.pearson_residual(at, y)))
+    deviance = rows.weigh(family.unit_deviance(at, y))
+    chi2 = rows.weigh(jnp.square(family.pearson_residual(at, y)))
     seen = weight if present is None else jnp.where(present > 0, weight, jnp.inf)
-    return Terms(weight, _weigh(rows, work.score), (deviance, chi2, freq), (seen,))
+    return Terms(weight, rows.weigh(work.score), (deviance, chi2, freq), (seen,))
 
 
 def _saturated(problem: Problem, scale: Array) -> Array:
@@ -403,7 +396,7 @@ def _saturated(problem: Problem, scale: Array) -> Array:
         var = jnp.ones_like(scale) if rows.var_weights is None else rows.var_weights
         term = rows.family.log_saturated(rows.y, jnp.where(var > 0, var, 1.0) / scale)
         term = term if rows.freq_weights is None else rows.freq_weights * term
-        present = _weights(rows)
+        present = rows.weight
         return term if present is None else jnp.where(present > 0, term, 0.0)
 
     return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
@@ -415,17 +408,17 @@ def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations,
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
     def kernel(eta: Array, rows: Rows) -> Terms:
-        at = _shift(rows, eta)
+        at = rows.shift(eta)
         work = rows.family.working(at, rows.y)
         loss, excess = work.loss, None
-        if work.excess is not None and _weights(rows) is None:
+        if work.excess is not None and rows.weight is None:
             loss, excess = work.partial_loss, work.excess
         if rows.family.guards_domain:
             loss = jnp.where(rows.family.valid_predictor(at), loss, jnp.inf)
-        sums = [_weigh(rows, loss)]
+        sums = [rows.weigh(loss)]
         if free:
-            sums.append(_weigh(rows, jnp.square(rows.family.pearson_residual(at, rows.y))))
-        return Terms(_weigh(rows, work.weight), _weigh(rows, work.score), tuple(sums), excess=excess)
+            sums.append(rows.weigh(jnp.square(rows.family.pearson_residual(at, rows.y))))
+        return Terms(rows.weigh(work.weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
     equations = method(problem.system, beta, rows, kernel)
     loss, weight = equations.sums[0] + equations.log_excess, _total_weight(problem)
@@ -437,44 +430,58 @@ def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations,
     return equations, loss, unit, weight
 
 
-def _bent(problem: Problem, beta: Array, equations: Equations, loss: Array) -> tuple[Equations, Array]:
-    """The equations with the penalty's bend of the score, and what must not rise."""
-    penalty, design, rows, factor = problem.penalty, problem.design, problem.rows, equations.factor
-    if penalty is None or not penalty.bends:
-        return equations, loss
-    scale = dispersion(problem.scale, False, loss, loss, loss)
-    rate = penalty.rate(rows.family, _shift(rows, design.predict(beta)))
-    bend = 0.5 * scale[None] * design.pull(_weigh(rows, design.variances(factor) * rate))
-    bend = bend if problem.aliased is None else jnp.where(problem.aliased, 0.0, bend)
-    half = equations.half + linalg.forward(factor, bend)
-    loss = penalty.descends(loss, half, factor, scale)
-    return equations._replace(score=equations.score + bend, half=half), jnp.where(factor.pivot > 0, loss, jnp.inf)
+def _bending(problem: Problem) -> Penalty | None:
+    """The penalty, if it bends the score."""
+    return problem.penalty if problem.penalty is not None and problem.penalty.bends else None
 
 
-def _shift(rows: Rows, eta: Array) -> Array:
-    return eta if rows.offset is None else eta + rows.offset
+def _bent(
+    problem: Problem, penalty: Penalty, beta: Array, equations: Equations, scale: Array
+) -> tuple[Equations, Array, Array]:
+    """The equations with the bend of the score, the predictor and the whitened rows."""
+    eta = problem.rows.shift(problem.design.predict(beta))
+    z = whitened(problem.design, equations.factor, beta.shape[1])
+    own = bend(penalty, problem.rows, eta, z, scale)
+    pull = problem.design.pull(own)
+    pull = pull if problem.aliased is None else jnp.where(problem.aliased, 0.0, pull)
+    half = equations.half + (z * own[:, None]).sum(0)
+    return equations._replace(score=equations.score + pull, half=half), eta, z
 
 
-def _weights(rows: Rows) -> Array | None:
-    if rows.freq_weights is None:
-        return rows.var_weights
-    return rows.freq_weights if rows.var_weights is None else rows.freq_weights * rows.var_weights
+def _turn_bent(
+    problem: Problem, penalty: Penalty, state: State, equations: Equations, loss: Array, scale: Array
+) -> tuple[Equations, Array, Array, Array]:
+    """The bent equations at the candidate, Newton's step from there, the objective, and its limit at the next one.
+
+    A bent score without an objective is followed along the steps instead: at the end of a step it must not point back
+    by more than half of what it promised at the start.
+    """
+    equations, eta, z = _bent(problem, penalty, state.beta + state.step, equations, scale)
+    factor, half = equations.factor, equations.half
+    move = newton_step(penalty, problem.rows, eta, z, half, scale)
+    objective = penalty.objective(loss, factor, scale)
+    if objective is None:
+        back = -_along(linalg.whiten(factor, state.step), half)
+        objective, limit = jnp.where(jnp.isfinite(loss), back, jnp.inf), 0.5 * _along(move, half)
+    else:
+        limit = objective
+    return equations, move, jnp.where(factor.pivot > 0, objective, jnp.inf), limit
 
 
-def _weigh(rows: Rows, term: Array) -> Array:
-    """The term times the row's weight; exactly zero where the weight is, whatever the term."""
-    weight = _weights(rows)
-    return term if weight is None else jnp.where(weight > 0, weight * term, 0.0)
+def _along(step: Array, half: Array) -> Array:
+    """The part of the whitened score along a whitened step."""
+    size = jnp.sqrt(jnp.square(step).sum(0))
+    return (step * half).sum(0) / jnp.where(size > 0, size, 1.0)
 
 
 def _total_weight(problem: Problem) -> Array:
     lanes = problem.invalid.shape[0]
-    if _weights(problem.rows) is None:
+    if problem.rows.weight is None:
         return jnp.full(lanes, problem.design.n, problem.rows.y.dtype)
-    return problem.design.total(problem.rows, lambda rows: _weigh(rows, jnp.ones_like(rows.y)), lanes)
+    return problem.design.total(problem.rows, lambda rows: rows.weigh(jnp.ones_like(rows.y)), lanes)
 
 
 def _average(problem: Problem) -> Array:
     """The weighted mean response."""
-    total = problem.design.total(problem.rows, lambda rows: _weigh(rows, rows.y), problem.invalid.shape[0])
+    total = problem.design.total(problem.rows, lambda rows: rows.weigh(rows.y), problem.invalid.shape[0])
     return total / _total_weight(problem)

@@ -54,11 +54,6 @@ def root_of(factor: Factor) -> Array:
     return jnp.swapaxes(factor.lower, 0, 1) * _reciprocal(factor.scaling)[None]
 
 
-def solve(factor: Factor, rhs: Array) -> Array:
-    """x with A x = rhs, for ``rhs`` of shape (p, T)."""
-    return backward(factor, forward(factor, rhs))
-
-
 def forward(factor: Factor, rhs: Array) -> Array:
     """z with L z = D rhs; ``sum(z²)`` is rhsᵀ A⁻¹ rhs."""
     lower, scaled = factor.lower, rhs * factor.scaling
@@ -148,9 +143,14 @@ def half_inverse_of_root(root: Array) -> Array:
     return jnp.where(finite, half, jnp.nan)
 
 
+def whiten(factor: Factor, x: Array) -> Array:
+    """Lᵀ D⁻¹ x, (p, T): the inverse of ``backward``; its squares sum to xᵀAx."""
+    return (factor.lower * (x * _reciprocal(factor.scaling))[:, None]).sum(0)
+
+
 def length(factor: Factor, x: Array) -> Array:
     """√(xᵀAx)."""
-    return jnp.sqrt(jnp.square((factor.lower * (x * _reciprocal(factor.scaling))[:, None]).sum(0)).sum(0))
+    return jnp.sqrt(jnp.square(whiten(factor, x)).sum(0))
 
 
 def reach(factor: Factor, x: Array) -> Array:

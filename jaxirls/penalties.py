@@ -5,15 +5,14 @@ which enters the system that gives a step. The second bends the score by
 
     ½ Σᵢ qᵢ rᵢ xᵢ,    qᵢ = xᵢ'(X'WX)⁻¹xᵢ, the variance of the i-th predictor at φ = 1,
 
-with an elementwise ``rate`` r(η) of the penalty, and ``descends`` then says on what the loop descends.
+with an elementwise ``rate`` r(η) of the penalty; ``objective`` is what the bent score is the gradient of, if anything.
 
 **Jeffreys** maximizes ℓ + ½ log det (X'WX/φ), the mode under Jeffreys' prior: r = w' = dw/dη.
 
 **Mean bias reduction** solves the adjusted score equations of Firth (1993), which remove the first-order bias of the
 estimate. In a generalized linear model r = w d'/d with d = dμ/dη (Kosmidis & Firth 2009, section 4.2: ½ hᵢ d'/d with
 hᵢ = wᵢqᵢ the leverage). As w = d²/V(μ), that is r = (w' + w (log V)')/2, which needs no ratio of two vanishing numbers
-in the tails. For a canonical link d = w, and the two penalties are one: Firth's. Off it the bent score is no gradient,
-and the loop descends on its norm in the metric of the information.
+in the tails. For a canonical link d = w, and the two penalties are one: Firth's. Off it the bent score is no gradient.
 """
 
 from __future__ import annotations
@@ -60,9 +59,9 @@ class Penalty:
         """r at η, for a row of unit weight."""
         raise NotImplementedError(f"{type(self).__name__} must define rate(family, eta)")
 
-    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
-        """What no step may raise, ``(T,)``: ``loss`` is that without the bend, ``half`` is L⁻¹ times the bent score."""
-        raise NotImplementedError(f"{type(self).__name__} must define descends(loss, half, factor, scale)")
+    def objective(self, loss: Array, factor: linalg.Factor, scale: Array) -> Array | None:
+        """The function ``(T,)`` whose gradient is minus the bent score, from the ``loss`` without the bend and X'WX."""
+        return None
 
 
 @jax.tree_util.register_dataclass
@@ -144,7 +143,7 @@ class Jeffreys(_BiasReducing):
     def rate(self, family: Family, eta: Array) -> Array:
         return slope(family.information, eta)
 
-    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
+    def objective(self, loss: Array, factor: linalg.Factor, scale: Array) -> Array:
         return loss - 0.5 * scale * linalg.log_determinant(factor)
 
 
@@ -164,6 +163,3 @@ class MeanBiasReduction(_BiasReducing):
 
     def rate(self, family: Family, eta: Array) -> Array:
         return 0.5 * (slope(family.information, eta) + family.information(eta) * family.log_variance_slope(eta))
-
-    def descends(self, loss: Array, half: Array, factor: linalg.Factor, scale: Array | float) -> Array:
-        return jnp.where(jnp.isfinite(loss), 0.5 * jnp.square(half).sum(0), loss)

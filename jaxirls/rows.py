@@ -1,0 +1,36 @@
+"""The rows of T datasets, X aside, and what their weights do to a term."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls.families import Family
+
+
+class Rows(NamedTuple):
+    """Row data, leaves ``(n, T)``, ``(n, 1)``, ``(1, T)`` or ``(1, 1)``; ``None`` where the user gave nothing."""
+
+    y: Array
+    offset: Array | None
+    freq_weights: Array | None
+    var_weights: Array | None
+    family: Family
+
+    def shift(self, eta: Array) -> Array:
+        """The predictor with the offset."""
+        return eta if self.offset is None else eta + self.offset
+
+    @property
+    def weight(self) -> Array | None:
+        """The product of both weights; None where all are one."""
+        if self.freq_weights is None:
+            return self.var_weights
+        return self.freq_weights if self.var_weights is None else self.freq_weights * self.var_weights
+
+    def weigh(self, term: Array) -> Array:
+        """The term times the row's weight; exactly zero where the weight is, whatever the term."""
+        weight = self.weight
+        return term if weight is None else jnp.where(weight > 0, weight * term, 0.0)
