@@ -1,17 +1,32 @@
-"""Both precisions in one process: 64-bit types enabled, promotion strict, so that a slip of dtype or rank fails."""
+"""Both precisions in one process: 64-bit types enabled, promotion strict, so that a slip of dtype or rank fails.
+
+Most of the time of these tests is compilation, of programs that run once. They are compiled with little optimization,
+unless XLA_FLAGS is set: an empty one gives what users have.
+"""
+
+import os
 
 import jax
 import pytest
+
+FAST = "--xla_backend_optimization_level=1"
+if jax.__version_info__ < (0, 11):
+    FAST += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FAST)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _release_programs():
+    """Every compiled program holds memory maps, of which a process may have 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def compile_fast(monkeypatch):
-    """For programs that run once: the layout, and the compiler's level, that compile fastest."""
+    """The layout that compiles fastest."""
     monkeypatch.setattr("jaxirls.engine.batch.LANES_COLUMNS", 0)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
