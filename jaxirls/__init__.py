@@ -1,7 +1,7 @@
 """jaxirls: generalized linear models by iteratively reweighted least squares in JAX, one dataset or a million."""
 
 from jaxirls import links
-from jaxirls.config import IRLS
+from jaxirls.config import IRLS, LBFGS
 from jaxirls.covariance import covariance
 from jaxirls.diagnostics import Influence, influence, residuals
 from jaxirls.families import (
@@ -28,6 +28,7 @@ from jaxirls.trace import Trace, trace
 
 __all__ = [
     "IRLS",
+    "LBFGS",
     "Binomial",
     "Contrast",
     "Family",

@@ -13,7 +13,7 @@ from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
-from jaxirls.config import IRLS
+from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.data import Data, batch_shape, core_ranks
 from jaxirls.dispersion import ScaleRule, is_estimated
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
@@ -39,7 +39,7 @@ def fit(
     fallback: Penalty | None = None,
     start: ArrayLike | None = None,
     scale: ArrayLike | str | None = None,
-    config: IRLS = IRLS(),  # noqa: B008 (frozen)
+    config: Algorithm = IRLS(),  # noqa: B008 (frozen)
 ) -> Fit:
     r"""Fit a generalized linear model, or a batch of them, by iteratively reweighted least squares.
 
@@ -65,7 +65,7 @@ def fit(
       scale: dispersion φ, as in statsmodels: a known one, a number or ``(...)``; "X2" or "dev" estimates it as
         Pearson's χ² or the deviance over df_resid, in any family (quasi-likelihood); None is "X2" in the families that
         have a dispersion (all but Binomial, Poisson and NegativeBinomial), else 1.
-      config: options of the algorithm, ``ji.IRLS(tol=..., max_iter=...)``.
+      config: the algorithm and its options, ``ji.IRLS(tol=..., max_iter=...)`` or, by gradients alone, ``ji.LBFGS()``.
 
     Returns:
       A ``ji.Fit``, its arrays with the batch axes in front. ``fit.status`` says of every dataset how it ended; nothing
@@ -90,8 +90,7 @@ def fit(
       (2, 2)
     """
     data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale, fallback)
-    if not isinstance(config, IRLS):
-        raise ValueError(f"config must be ji.IRLS(...), got {type(config).__name__}")
+    _check_config(config, penalty, fallback)
     alpha_se = None
     if is_open(family):
         outcome, alpha, alpha_se = fit_with_alpha(_solve, config, data)
@@ -126,12 +125,22 @@ def fit(
     )
 
 
-def _solve(config: IRLS, data: Data) -> Outcome:
+def _check_config(config: Algorithm, penalty: Penalty | None, fallback: Penalty | None) -> None:
+    if not isinstance(config, (IRLS, LBFGS)):
+        raise ValueError(f"config must be ji.IRLS(...) or ji.LBFGS(...), got {type(config).__name__}")
+    for name, option in (("penalty", penalty), ("fallback", fallback)):
+        if isinstance(config, LBFGS) and option is not None and option.bends:
+            raise ValueError(
+                f"{name} is ji.{type(option).__name__}(), whose score ji.LBFGS does not know: use config=ji.IRLS(...)"
+            )
+
+
+def _solve(config: Algorithm, data: Data) -> Outcome:
     """The fits of all datasets; where something is traced, with its rules for ``vmap`` and derivatives."""
     return _broadcast_and_fit(config, data) if is_concrete(data) else _solve_traced(config, data)
 
 
-def _broadcast_and_fit(config: IRLS, data: Data) -> Outcome:
+def _broadcast_and_fit(config: Algorithm, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     ranks = core_ranks(data)
     lead = batch_shape(data)
@@ -149,7 +158,7 @@ def _broadcast_and_fit(config: IRLS, data: Data) -> Outcome:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve_traced(config: IRLS, data: Data) -> Outcome:
+def _solve_traced(config: Algorithm, data: Data) -> Outcome:
     @custom_vmap
     def solve(data: Data) -> Outcome:
         return _broadcast_and_fit(config, data)
@@ -173,7 +182,7 @@ def _solve_traced(config: IRLS, data: Data) -> Outcome:
 
 
 @_solve_traced.defjvp
-def _solve_jvp(config: IRLS, primals: tuple[Data], moved: tuple[Data]) -> tuple[Outcome, Outcome]:
+def _solve_jvp(config: Algorithm, primals: tuple[Data], moved: tuple[Data]) -> tuple[Outcome, Outcome]:
     outcome = _solve(config, *primals)
     return outcome, tangents(outcome, *primals, *moved)
 

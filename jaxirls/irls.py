@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from jaxirls import linalg
 from jaxirls.bends import bend, newton_step, whitened
-from jaxirls.config import IRLS
+from jaxirls.config import IRLS, Algorithm
 from jaxirls.designs import Design, Terms
 from jaxirls.dispersion import Scale, dispersion, is_estimated
 from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr, independent
@@ -113,34 +113,56 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
 
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
     """Decide separation for the open lanes, run the others among them to their end, and give all their statistics."""
-    lanes, p = open_.shape[0], problem.design.p
-    cones = _cones(problem)
-    if cones is None:
-        separated, overlap = jnp.zeros(lanes, bool), jnp.ones(lanes, bool)
-        direction = jnp.zeros((p, lanes), state.beta.dtype)
-    else:
-        cone = jnp.where(_present(problem) & open_[None], cones, ABSENT)
-        found = recession(problem.design.lanes(lanes), cone)
-        separated, overlap, direction = open_ & found.separated, found.decided & ~found.separated, found.direction
+    found = existence(problem, open_)
+    separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
-    state = state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
-    state = run(problem, state, config, config.max_iter, by_cholesky)
+    state = run(problem, marked(state, found), config, config.max_iter, by_cholesky)
     if config.solver == "cholesky":
         solution, certain = statistics(problem, state, config, by_cholesky)
     else:
         ill = ill | (open_ & (state.code == ILL_CONDITIONED))
-        aliased = jnp.zeros((p, lanes), bool)
+        aliased = jnp.zeros(state.beta.shape, bool)
         aliased, state = lax.cond(
             ill.any(),
             lambda: _select(ill, fit_independent(problem, separated, config), (aliased, state)),
             lambda: (aliased, state),
         )
         solution, certain = statistics(problem._replace(aliased=aliased), state, config, by_qr)
-    undecided = (solution.status == Status.CONVERGED) & ~certain & ~overlap
+    return concluded(solution, certain, found)
+
+
+class Existence(NamedTuple):
+    """Whether T datasets have a finite estimate, as far as that is proven."""
+
+    separated: Array  # (T,), they have none
+    overlap: Array  # (T,), they have one
+    direction: Array  # (p, T), of recession
+
+
+def existence(problem: Problem, open_: Array) -> Existence:
+    """Decide it for the open lanes."""
+    lanes, cones = open_.shape[0], _cones(problem)
+    if cones is None:
+        direction = jnp.zeros((problem.design.p, lanes), problem.rows.y.dtype)
+        return Existence(jnp.zeros(lanes, bool), jnp.ones(lanes, bool), direction)
+    cone = jnp.where(_present(problem) & open_[None], cones, ABSENT)
+    found = recession(problem.design.lanes(lanes), cone)
+    return Existence(open_ & found.separated, found.decided & ~found.separated, found.direction)
+
+
+def marked(state: State, found: Existence) -> State:
+    """The state with the separated lanes stopped."""
+    return state._replace(code=jnp.where(found.separated, Status.SEPARATED, state.code).astype(jnp.int32))
+
+
+def concluded(solution: Solution, certain: Array, found: Existence) -> Solution:
+    """The solution with the status that is proven, and the proof of separation."""
+    undecided = (solution.status == Status.CONVERGED) & ~certain & ~found.overlap
     status = jnp.where(undecided, Status.MAX_ITERATIONS, solution.status)
     status = jnp.where((status == Status.CONVERGED) & solution.aliased.any(0), Status.RANK_DEFICIENT, status)
-    return solution._replace(status=status.astype(jnp.int32), direction=jnp.where(separated, direction, 0.0))
+    direction = jnp.where(found.separated, found.direction, 0.0)
+    return solution._replace(status=status.astype(jnp.int32), direction=direction)
 
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
@@ -173,7 +195,7 @@ def start(problem: Problem) -> State:
     if problem.start is not None:
         first = problem.start + zero
         return _at(problem, first, first, problem.invalid & False)
-    data = (rows, _average(problem)[None])
+    data = (rows, mean_response(problem)[None])
     fit = by_cholesky(problem.system, zero, data, _around_response)
     first = anchor = linalg.backward(fit.factor, fit.half)
     if rows.family.guards_domain:
@@ -185,7 +207,7 @@ def start(problem: Problem) -> State:
 
 def start_independent(problem: Problem) -> tuple[Array, State]:
     """The columns of X that those before them span, and a start from least squares, by QR, on the others."""
-    rows, average = problem.rows, _average(problem)[None]
+    rows, average = problem.rows, mean_response(problem)[None]
     aliased, least_squares = independent(problem.system, _present(problem))
     possible = jnp.zeros_like(problem.invalid)
     if problem.start is not None:
@@ -265,7 +287,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     step = linalg.backward(factor, move)
 
     # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way.
-    decrement = size / _unit(scale)
+    decrement = size / unit(scale)
     ahead = jnp.where(
         jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
     )
@@ -290,13 +312,13 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     )
 
 
-def _unit(dispersion: Array) -> Array:
+def unit(dispersion: Array) -> Array:
     """What a standard error is, in units of √(sᵀG⁻¹s)."""
-    unit = jnp.sqrt(dispersion)
-    return jnp.where(unit > 0, unit, 1.0)
+    root = jnp.sqrt(dispersion)
+    return jnp.where(root > 0, root, 1.0)
 
 
-def _is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: IRLS) -> Array:
+def _is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: Algorithm) -> Array:
     """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
 
     The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
@@ -306,7 +328,7 @@ def _is_rounding(size: Array, decrement: Array, length: Array, reach: Array, con
     return (size <= eps * length) | ((size <= eps * reach) & (decrement <= config.tolerance(size.dtype) ** 0.5))
 
 
-def statistics(problem: Problem, state: State, config: IRLS, method: Method) -> tuple[Solution, Array]:
+def statistics(problem: Problem, state: State, config: Algorithm, method: Method) -> tuple[Solution, Array]:
     """One pass at the final β, and the proof.
 
     Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
@@ -327,7 +349,7 @@ def statistics(problem: Problem, state: State, config: IRLS, method: Method) -> 
     if penalty is not None:
         equations, _, _ = _bent(problem, penalty, beta, equations, scale)
     size = jnp.sqrt(jnp.square(equations.half).sum(0))
-    decrement = size / _unit(scale)
+    decrement = size / unit(scale)
     length = jnp.sqrt(jnp.square(linalg.length(factor, beta)) + nobs)
     limit = _is_rounding(size / 64, decrement, length, linalg.reach(factor, beta), config)
     proven = jnp.isfinite(decrement) & ~singular & ((decrement <= config.tolerance(beta.dtype)) | limit)
@@ -421,7 +443,7 @@ def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations,
         return Terms(rows.weigh(work.weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
     equations = method(problem.system, beta, rows, kernel)
-    loss, weight = equations.sums[0] + equations.log_excess, _total_weight(problem)
+    loss, weight = equations.sums[0] + equations.log_excess, total_weight(problem)
     if problem.curvature is not None:
         loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
     # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
@@ -474,14 +496,14 @@ def _along(step: Array, half: Array) -> Array:
     return (step * half).sum(0) / jnp.where(size > 0, size, 1.0)
 
 
-def _total_weight(problem: Problem) -> Array:
+def total_weight(problem: Problem) -> Array:
     lanes = problem.invalid.shape[0]
     if problem.rows.weight is None:
         return jnp.full(lanes, problem.design.n, problem.rows.y.dtype)
     return problem.design.total(problem.rows, lambda rows: rows.weigh(jnp.ones_like(rows.y)), lanes)
 
 
-def _average(problem: Problem) -> Array:
+def mean_response(problem: Problem) -> Array:
     """The weighted mean response."""
     total = problem.design.total(problem.rows, lambda rows: rows.weigh(rows.y), problem.invalid.shape[0])
-    return total / _total_weight(problem)
+    return total / total_weight(problem)

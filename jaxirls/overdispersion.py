@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import cho_solve
 
-from jaxirls.config import IRLS
+from jaxirls.config import Algorithm
 from jaxirls.data import Data, Rows, batch_shape, linear, rows_of
 from jaxirls.engine import Outcome, is_concrete
 from jaxirls.families import NegativeBinomial
@@ -39,7 +39,7 @@ RUNNING = -1
 MAX_TURNS = 60
 LARGEST_STEP = 3.0
 
-Solve = Callable[[IRLS, Data], Outcome]
+Solve = Callable[[Algorithm, Data], Outcome]
 
 
 class State(NamedTuple):
@@ -67,7 +67,7 @@ def is_open(family: Any) -> bool:
     return isinstance(family, NegativeBinomial) and family.alpha is None
 
 
-def fit_with_alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Outcome, Array, Array]:
+def fit_with_alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array, Array]:
     """The fits, α and the standard error of α, which takes the coefficients as known, as MASS does for θ = 1/α."""
     alpha, code, passes = _alpha(solve, config, data)
     outcome = solve(config, _at(data, alpha))
@@ -90,7 +90,7 @@ def fit_with_alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Outcome, Arr
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Array, Array, Array]:
+def _alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Array, Array, Array]:
     """α̂, how the search ended and the passes it took."""
     lead = batch_shape(data)
     zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
@@ -115,7 +115,7 @@ def _alpha(solve: Solve, config: IRLS, data: Data) -> tuple[Array, Array, Array]
 
 @_alpha.defjvp
 def _alpha_jvp(
-    solve: Solve, config: IRLS, primals: tuple[Data], moved: tuple[Data]
+    solve: Solve, config: Algorithm, primals: tuple[Data], moved: tuple[Data]
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
     (data,) = primals
     alpha, code, passes = _alpha(solve, config, data)
@@ -132,7 +132,7 @@ def _alpha_jvp(
 
 
 @partial(jax.jit, static_argnums=0)
-def _advance(config: IRLS, state: State, outcome: Outcome, profile: Profile, data: Data) -> State:
+def _advance(config: Algorithm, state: State, outcome: Outcome, profile: Profile, data: Data) -> State:
     """The next α of every dataset that is still running, given its fit and the profile at the present one."""
     solution = outcome.solution
     running, fitted = state.code == RUNNING, solution.status == Status.CONVERGED

@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxirls.config import IRLS
+from jaxirls.config import IRLS, Algorithm
 from jaxirls.data import HIGHEST, family_ranks
 from jaxirls.estimate import Estimate, at_estimate
 from jaxirls.families import Family
@@ -65,7 +65,7 @@ def profile_conf_int(
     freq_weights: ArrayLike | None = None,
     var_weights: ArrayLike | None = None,
     family: Family | None = None,
-    config: IRLS = IRLS(),  # noqa: B008 (frozen)
+    config: Algorithm = IRLS(),  # noqa: B008 (frozen)
 ) -> Profile:
     r"""Intervals of level 1-alpha for every coefficient, by inverting the likelihood-ratio test.
 
@@ -132,7 +132,7 @@ class _State(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=2)
-def _search(at: Estimate, reach: Array, config: IRLS) -> Profile:
+def _search(at: Estimate, reach: Array, config: Algorithm) -> Profile:
     fit, data = at.fit, _constrained(at)
     dtype, p = at.eta.dtype, fit.params.shape[-1]
     lead = jnp.broadcast_shapes(fit.shape, at.eta.shape[:-1])
@@ -253,7 +253,7 @@ def _constrained(at: Estimate) -> _Data:
     )
 
 
-def _evaluate(data: _Data, b: Array, start: Array, freq: Array, config: IRLS) -> _Point:
+def _evaluate(data: _Data, b: Array, start: Array, freq: Array, config: Algorithm) -> _Point:
     """The profile at b."""
     offset = data.offset + data.column * b[..., None]
     if not start.shape[-1]:

@@ -36,7 +36,7 @@ def summary_of_one(fit: Fit, names: list[str], yname: str, alpha: float, null: N
         "Model": "GLM",
         "Model Family": type(fit.family).__name__,
         "Link Function": type(fit.family.link).__name__,
-        "Method": "IRLS",
+        "Method": "penalized" if bool(fit.penalized) else "maximum likelihood",
         "Covariance Type": "nonrobust",
         "No. Iterations": f"{int(fit.n_iter)}",
         "Status": status.name,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxirls.config import IRLS
+from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, second_round
 from jaxirls.irls import Solution
@@ -35,20 +35,20 @@ _second_round = jax.jit(second_round, static_argnums=(3, 4), compiler_options=_W
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
-def fit_batch(batch: Batch, config: IRLS) -> Solution:
+def fit_batch(batch: Batch, config: Algorithm) -> Solution:
     """Fit B datasets; the result has the batch axis in front."""
     size, layout = batch.size, plan(batch)
     solution = fit_planned(padded(batch, max(size, layout.tile)), layout, config)
     return jax.tree.map(lambda leaf: leaf[:size], solution)
 
 
-def fit_planned(batch: Batch, layout: Plan, config: IRLS) -> Solution:
+def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Fit a batch of at least one tile in a given layout."""
     run = _on_cores if _is_concrete_on_cpu(batch) else _fit_tiles
     return run(batch, layout, config)
 
 
-def _on_cores(batch: Batch, layout: Plan, config: IRLS) -> Solution:
+def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
     (device,) = jax.tree.leaves(batch)[0].devices()
     batch = jax.tree.map(np.asarray, batch)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.config import IRLS
+from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_batch, fit_planned, is_concrete
 from jaxirls.engine.tiles import padded
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     unpenalized_status: Array  # (B,): how the fit without the fallback ended
 
 
-def fit_with_fallback(batch: Batch, config: IRLS) -> Outcome:
+def fit_with_fallback(batch: Batch, config: Algorithm) -> Outcome:
     """Fit B datasets, then those again by ``batch.fallback`` whose status or condition number asks for it."""
     fallback, size = batch.fallback, batch.size
     first = fit_batch(batch._replace(fallback=None), config)
@@ -50,7 +50,7 @@ def fit_with_fallback(batch: Batch, config: IRLS) -> Outcome:
     return Outcome(second._replace(direction=first.direction), flagged, first.status)
 
 
-def _flagged(solution: Solution, fallback: Penalty, config: IRLS) -> Array:
+def _flagged(solution: Solution, fallback: Penalty, config: Algorithm) -> Array:
     """Which fits are without an estimate that the fallback can give, or worse conditioned than is allowed."""
     lacking = [Status.SEPARATED, Status.BOUNDARY, Status.STALLED, Status.MAX_ITERATIONS]
     if fallback.identifies:
@@ -62,7 +62,7 @@ def _flagged(solution: Solution, fallback: Penalty, config: IRLS) -> Array:
     return flagged | (estimated & (condition_number(solution.root) > config.max_condition))
 
 
-def _refit_concrete(batch: Batch, first: Solution, flagged: Array, layout: Plan, config: IRLS) -> Solution:
+def _refit_concrete(batch: Batch, first: Solution, flagged: Array, layout: Plan, config: Algorithm) -> Solution:
     lanes = np.flatnonzero(flagged)
     if not lanes.size:
         return first
@@ -73,7 +73,7 @@ def _refit_concrete(batch: Batch, first: Solution, flagged: Array, layout: Plan,
     return jax.tree.map(lambda whole, new: whole.at[lanes].set(new[: lanes.size]), first, second)
 
 
-def _refit_traced(batch: Batch, first: Solution, flagged: Array, layout: Plan, config: IRLS) -> Solution:
+def _refit_traced(batch: Batch, first: Solution, flagged: Array, layout: Plan, config: Algorithm) -> Solution:
     size, tile = flagged.shape[0], layout.tile
     count = flagged.sum(dtype=jnp.int32)
     # Flagged lanes first; past them, an index out of range marks an empty place, filled by the last flagged dataset.

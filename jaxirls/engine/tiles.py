@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls import irls
-from jaxirls.config import IRLS
+from jaxirls import irls, lbfgs
+from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.status import Status
+
+# Each has a ``begin`` and a ``finish``.
+ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
 
 
 class Round(NamedTuple):
@@ -27,16 +30,16 @@ class Round(NamedTuple):
     open: Array  # (B,)
 
 
-def first_round(batch: Batch, layout: Plan, config: IRLS) -> Round:
+def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
     def load(start: Array) -> irls.Problem:
         return problem(_tile(batch, start, layout), layout.design, layout.tile)
 
-    return _over_tiles(load, lambda laid: Round(*irls.begin(laid, config)), batch.size, layout.tile)
+    return _over_tiles(load, lambda laid: Round(*ALGORITHMS[type(config)].begin(laid, config)), batch.size, layout.tile)
 
 
-def second_round(batch: Batch, state: irls.State, real: Array, layout: Plan, config: IRLS) -> irls.Solution:
+def second_round(batch: Batch, state: irls.State, real: Array, layout: Plan, config: Algorithm) -> irls.Solution:
     """Finish datasets, given where they stand; those that are not ``real`` fill a place."""
 
     def load(start: Array) -> tuple[irls.Problem, irls.State, Array]:
@@ -46,7 +49,7 @@ def second_round(batch: Batch, state: irls.State, real: Array, layout: Plan, con
 
     def work(part: tuple[irls.Problem, irls.State, Array]) -> irls.Solution:
         laid, state, real = part
-        return irls.finish(laid, state, real, config)
+        return ALGORITHMS[type(config)].finish(laid, state, real, config)
 
     return _over_tiles(load, work, real.shape[0], layout.tile)
 
@@ -79,7 +82,7 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     return lax.fori_loop(0, -(-size // tile), step, (first, store))[1]
 
 
-def fit_tiles(batch: Batch, layout: Plan, config: IRLS) -> irls.Solution:
+def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> irls.Solution:
     """Both rounds in one program, for a batch inside a user's own transformation."""
     size, tile = batch.size, layout.tile
     begun = first_round(batch, layout, config)
