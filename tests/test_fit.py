@@ -303,6 +303,20 @@ def _compilations(call) -> int:
     return len(events)
 
 
+@pytest.mark.usefixtures("compile_fast")
+def test_a_scope_of_64_bit_types_reaches_every_core():
+    X, y = simulate("binomial", (64,), n=20, p=2)
+    expected = ji.fit(X, y, ji.Binomial())
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with jax.enable_x64(True):
+            fit = ji.fit(X, y, ji.Binomial())
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    for here, there in zip(jax.tree.leaves(fit), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
 def test_importing_changes_no_setting():
     script = "import jax; before = dict(jax.config.values); import jaxirls; assert before == dict(jax.config.values)"
     subprocess.run([sys.executable, "-c", script], check=True)
