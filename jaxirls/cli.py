@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxirls.study import Scenario, ScenarioError, run
+from jaxirls.study import Scenario, ScenarioError, check, run
 from jaxirls.study.progress import progress_bar
 
 __all__ = ["main"]
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--dtype", choices=("float32", "float64"), help="precision, instead of the file's")
     study.add_argument("--out", type=Path, metavar="DIR", help="write measures.csv and study.json there")
     study.add_argument(
+        "--check", action="store_true", help="check a sample of the fits by autodiff, and print the worst"
+    )
+    study.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, help="show a progress bar (default: on a terminal)"
     )
     return parser
@@ -76,6 +79,8 @@ def _study(arguments: argparse.Namespace) -> int:
     with progress_bar(scenario.replicates, arguments.progress) as progress:
         result = run(scenario, progress=progress)
     print(result.table())
+    if arguments.check:
+        print(check(scenario).line())
     if arguments.out is not None:
         print("written: " + ", ".join(map(str, result.write(arguments.out))))
     return 0

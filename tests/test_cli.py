@@ -11,6 +11,7 @@ import pytest
 
 import jaxirls as ji
 from jaxirls import cli
+from jaxirls.study import StudyCheck
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "separation.toml")
 
@@ -106,3 +107,13 @@ def test_interruption_is_no_traceback(capsys, monkeypatch):
     monkeypatch.setattr(cli, "run", interrupted)
     assert cli.main(["study", EXAMPLE]) == cli.INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_check_prints_the_worst_of_a_sample(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "check", lambda scenario: seen.append(scenario) or StudyCheck(20, 17, 3e-13, 5, 2e-9))
+    assert cli.main(["study", EXAMPLE, "--replicates", "20", "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert seen[0].replicates == 20
+    for words in ("17 fits", "sample of 20", "3.0e-13 (replicate 5)", "2.0e-09 standard errors", "20 replicates of"):
+        assert words in printed

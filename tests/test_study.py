@@ -467,3 +467,36 @@ def test_tallies_merge_with_one_that_has_no_estimate():
     assert both.used == full.used
     np.testing.assert_array_equal(both.error.mean, full.error.mean)
     assert both.replicates == 100
+
+
+# --- autodiff as a witness --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_the_check_sees_a_fault_of_the_fit(monkeypatch):
+    sound = study.check(SEPARATION, sample=40)
+    assert sound.sample == 40
+    assert 20 < sound.checked < 40  # some of these datasets are separated
+    assert sound.difference < 1e-10
+    assert sound.score < 1e-7
+
+    def moved(*arguments, **options):
+        fit = ji.fit(*arguments, **options)
+        return dataclasses.replace(fit, params=fit.params + 0.1 * fit.bse)
+
+    monkeypatch.setattr("jaxirls.study.witness.fit", moved)
+    faulty = study.check(SEPARATION, sample=40)
+    assert faulty.difference > 1e-3
+    assert faulty.score > 0.05
+    assert faulty.checked == sound.checked
+
+    def failed(*arguments, **options):
+        fit = ji.fit(*arguments, **options)
+        return dataclasses.replace(fit, status=jax.numpy.full_like(fit.status, ji.Status.SEPARATED))
+
+    monkeypatch.setattr("jaxirls.study.witness.fit", failed)
+    nothing = study.check(SEPARATION, sample=40)
+    assert (nothing.sample, nothing.checked) == (40, 0)
+    assert "nothing to check" in nothing.line()
+    with pytest.raises(ValueError, match=r"sample=0.*positive"):
+        study.check(SEPARATION, sample=0)

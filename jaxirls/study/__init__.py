@@ -7,6 +7,7 @@ from jaxirls.study.measures import Measure
 from jaxirls.study.result import StudyResult, Timing
 from jaxirls.study.scenario import Scenario
 from jaxirls.study.schema import ScenarioError
+from jaxirls.study.witness import StudyCheck, check
 
 __all__ = [
     "Bernoulli",
@@ -15,9 +16,11 @@ __all__ = [
     "Normal",
     "Scenario",
     "ScenarioError",
+    "StudyCheck",
     "StudyResult",
     "Timing",
     "Uniform",
+    "check",
     "datasets",
     "run",
 ]
