@@ -43,7 +43,8 @@ def residuals(
     deviance   sign(y-μ) √(w d(y, μ)), d the unit deviance
     working    (y-μ) dη/dμ; under ``Binomial(trials=...)`` of the proportion, as in R
     anscombe   √(w/φ) (A(y)-A(μ)) / (A'(μ) √V(μ)), A' = V^{-1/3}; statsmodels' ``resid_anscombe``
-    quantile   Φ⁻¹(u), u = F(y), or for a discrete family uniform on [F(y-), F(y)]: standard normal if the model holds
+    quantile   Φ⁻¹(u), u uniform on [F(y-), F(y)], which is F(y) in a continuous family: standard normal if the model
+               holds. Needs 1 <= power <= 2, or 3, of Tweedie, and is NaN elsewhere
     ========== =================================================================================================
 
     Args:
@@ -51,15 +52,16 @@ def residuals(
       X, y, offset, freq_weights, var_weights: the data of the fit, which it does not store.
       kind: one of the names above.
       family: needed only to give ``trials`` again: ``ji.Binomial(trials=...)``.
-      key: ``jax.random.key(...)``, for the quantile residuals of a discrete family. With ``var_weights`` w, a response
-        y of a discrete family stands for the count w y (of w trials).
+      key: ``jax.random.key(...)``, for the quantile residuals of a discrete family and of Tweedie, whose zeros have
+        positive probability. With ``var_weights`` w, a response y of a discrete family stands for the count w y (of w
+        trials).
 
     Returns:
       ``(..., n)``. Zero in rows of weight zero; NaN where the dataset has no estimate.
 
     Raises:
       ValueError: for an unknown kind, a missing key, or data whose shapes do not fit.
-      NotImplementedError: for quantile residuals of a family without a distribution function (Tweedie).
+      NotImplementedError: for quantile residuals of a family of your own without ``cdf``.
 
     Sources: McCullagh & Nelder (1989), section 2.4; Dunn & Smyth (1996), J. Comp. Graph. Statist. 5, 236-244.
 
@@ -169,20 +171,19 @@ def _pearson(at: Estimate) -> Array:
 
 def _quantile(at: Estimate, key: Array | None) -> Array:
     family, y = at.rows.family, at.rows.y
-    mu = family.mean(at.eta)
-    if not family.discrete:
-        scale = at.fit.scale[..., None] / at.rows.var
-        return _normal_quantile(family.cdf(y, mu, scale), family.survival(y, mu, scale))
-    if key is None:
+    if family.has_atoms and key is None:
         raise ValueError(
             f"residuals(kind='quantile') of {type(family).__name__} are randomized: give key=jax.random.key(0)"
         )
-    step = 1 / at.rows.var
-    before = y - step
+    mu = family.mean(at.eta)
+    scale = (at.fit.scale[..., None] if family.has_dispersion else 1.0) / at.rows.var
+    below, above = family.cdf(y, mu, scale), family.survival(y, mu, scale)
+    if key is None:
+        return _normal_quantile(below, above)
+    before = family.before(y, scale)
+    low, high = family.cdf(before, mu, scale), family.survival(before, mu, scale)
     draw = jax.random.uniform(key, mu.shape, mu.dtype, minval=jnp.finfo(mu.dtype).tiny)
-    low, high = family.cdf(before, mu, step), family.cdf(y, mu, step)
-    above_low, above_high = family.survival(before, mu, step), family.survival(y, mu, step)
-    return _normal_quantile(low + draw * (high - low), above_high + (1 - draw) * (above_low - above_high))
+    return _normal_quantile(low + draw * (below - low), above + (1 - draw) * (high - above))
 
 
 def _normal_quantile(below: Array, above: Array) -> Array:

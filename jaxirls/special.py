@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.special import betainc, gammaincc, gammaln, ndtri
+from jax.scipy.special import betainc, gammainc, gammaincc, gammaln, ndtri
 
 __all__ = [
     "box_cox",
@@ -22,6 +22,7 @@ __all__ = [
     "log_tweedie_series",
     "mills_ratio",
     "normal_reach",
+    "tweedie_tails",
 ]
 
 LOG_2PI = 1.8378770664093453
@@ -174,6 +175,46 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
     lowest = jnp.full_like(peak, jnp.finfo(y.dtype).min)
     top, total = lax.fori_loop(*_WINDOW, add, (lowest, jnp.zeros_like(peak)))
     return top + jnp.log(total) + jnp.log(step) - jnp.log(y)
+
+
+@jax.jit
+def tweedie_tails(y: Array, mu: Array, dispersion: Array, power: Array) -> tuple[Array, Array]:
+    r"""P(Y <= y) and P(Y > y) of the Tweedie law with 1 < p < 2, for y >= 0.
+
+    Y is the sum of a Poisson number of gammas, of mean λ = μ^{2-p}/(φ(2-p)), shape a = (2-p)/(p-1) and scale
+    φ(p-1)μ^{p-1}: with x = y over that scale and Γ the distribution function of the gamma law, that of Y is
+
+        e^{-λ} + Σ_j e^{-λ} λʲ/j! Γ(x; aj),       j = 1, 2, ... .
+
+    The tail on whose side of μ the response lies is summed, and so keeps its digits where it is small. Its terms are a
+    bell around j* = y^{2-p}/(φ(2-p)), at most √j* wide and nowhere steeper than one of √((p-1)j*), which sets the step
+    of the trapezoidal rule, as in ``log_tweedie_series``; up to j* = 64 every j is counted.
+    """
+    positive, lower = y > 0, y < mu
+    y = jnp.where(positive, y, mu)
+    a = (2 - power) / (power - 1)
+    log_rate = (2 - power) * jnp.log(mu) - jnp.log(dispersion * (2 - power))
+    rate = jnp.exp(log_rate)
+    x = rate * a * (y / mu)
+    peak = rate * jnp.power(y / mu, 2 - power)
+    step = jnp.where(peak > 64, jnp.maximum(1.0, jnp.sqrt(peak * (power - 1)) / 1.3), 1.0)
+    centre = jnp.maximum(jnp.round(peak), 1.0)
+    reach = jnp.ceil((8 * jnp.sqrt(peak) + 16) / step)
+
+    def add(i: Array, total: Array) -> Array:
+        steps = i.astype(y.dtype)
+        j = centre + step * steps
+        counted = (j > 0.5) & (jnp.abs(steps) <= reach)
+        j = jnp.where(counted, j, 1.0)
+        tail = jnp.where(lower, gammainc(a * j, x), gammaincc(a * j, x))
+        weight = jnp.exp(-half_deviance(j, rate, log_rate, 1.0) - log_factorial_excess(j))
+        return total + jnp.where(counted, weight * tail, 0.0)
+
+    furthest = jnp.max(jnp.where(jnp.isfinite(reach), reach, 0.0)).astype(jnp.int32)
+    total = step * lax.fori_loop(-furthest, furthest + 1, add, jnp.zeros_like(peak))
+    none, some = jnp.exp(-rate), -jnp.expm1(-rate)
+    below = jnp.where(positive, jnp.where(lower, none + total, 1 - total), none)
+    return below, jnp.where(positive, jnp.where(lower, some - total, total), some)
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...] | list) -> Array:

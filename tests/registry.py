@@ -6,6 +6,7 @@ at 60 digits they need none of the care that the library's formulas take.
 
 import mpmath as mp
 import numpy as np
+from scipy import stats
 
 from jaxirls import families, links
 
@@ -198,3 +199,12 @@ def log_tweedie_constant(y, dispersion, power):
         )
         _CONSTANTS[key] = mp.log(mp.fsum(mp.exp(t) for t in terms)) - mp.log(y)
     return _CONSTANTS[key]
+
+
+def tweedie_tails(y, mu, dispersion, power):
+    """P(Y <= y) and P(Y > y), 1 < p < 2, as the sum over the number of gammas that it is."""
+    a = (2 - power) / (power - 1)
+    rate = mu ** (2 - power) / (dispersion * (2 - power))
+    j = np.arange(1, 40 + int(3 * rate * max(1.0, y / mu)))
+    weight, law = stats.poisson.pmf(j, rate), stats.gamma(a * j, scale=mu / (rate * a))
+    return np.exp(-rate) + weight @ law.cdf(y), weight @ law.sf(y)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from estimates import data_of, digits, family_of, fit_at
 from references import load
+from registry import tweedie_tails
 from scipy import stats
 
 import jaxirls as ji
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 R = {case["name"]: case for case in load("glm")}
 STATSMODELS = {case["name"]: case for case in load("statsmodels")}
@@ -290,6 +293,22 @@ def test_quantile_residuals_of_discrete_families_lie_between_the_steps_and_fill_
     asked = {"kind": "quantile", "key": key, "family": ji.Binomial(trials=trials)}
     by_trials = ji.residuals(counts, X, np.round(y * trials), **asked)
     np.testing.assert_allclose(by_trials, found, rtol=1e-9)
+
+
+def test_quantile_residuals_of_tweedie_are_drawn_at_zero():
+    n, scale = 400, 1.4
+    y, weight = np.resize([0.0, 0.4, 0.0, 6.0], n), np.resize([1.0, 2.0], n)
+    data = {"X": np.ones((n, 1)), "y": y, "var_weights": weight}
+    fit = fit_at(np.array([0.5]), ji.Tweedie(1.6), data, scale)
+    found = np.asarray(jax.jit(lambda: ji.residuals(fit, **data, kind="quantile", key=jax.random.key(1)))())
+    laws = [tweedie_tails(value, np.exp(0.5), scale / w, 1.6) for value, w in zip(y[:4], weight[:4], strict=True)]
+    for i in (1, 3):
+        at = stats.norm.ppf(laws[i][0]) if laws[i][0] < 0.5 else stats.norm.isf(laws[i][1])
+        np.testing.assert_allclose(found[i::4], at, rtol=1e-9)
+    drawn = stats.norm.cdf(found[::2]) / laws[0][0]
+    assert stats.kstest(drawn, "uniform").pvalue > 1e-3
+    with pytest.raises(ValueError, match="Tweedie are randomized: give key"):
+        ji.residuals(fit, **data, kind="quantile")
 
 
 def test_what_cannot_be_right_is_refused_by_name():

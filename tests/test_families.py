@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import statsmodels.genmod.families.family as sm_families
 import statsmodels.genmod.families.links as sm_links
-from registry import MODELS, etas, log_likelihood, logs, mean_deriv, means, name, responses, variance
+from registry import MODELS, etas, log_likelihood, logs, mean_deriv, means, name, responses, tweedie_tails, variance
 from scipy import stats
 
 from jaxirls import families, links
@@ -272,6 +272,24 @@ def test_distribution_function(model):
         above = model.survival(jnp.asarray(y)[:, None], jnp.asarray(mu)[None], scale)
         np.testing.assert_allclose(above, peer.sf(y[:, None]), rtol=1e-9, atol=1e-200)
     assert model.cdf(jnp.float32(0.5), jnp.float32(0.6)).dtype == jnp.float32
+
+
+def test_tweedie_distribution_function():
+    grid = [(1.3, 0.005), (1.3, 0.6), (20.0, 4.0)]
+    ratios = (0.0, 0.01, 0.4, 0.97, 1.02, 1.8, 6.0)
+    points = [(r * mu, mu, scale, p) for p in (1.03, 1.2, 1.5, 1.9) for mu, scale in grid for r in ratios]
+    expected = [tweedie_tails(*point) for point in points]
+    limits = {1.0: families.Poisson(), 2.0: families.Gamma(), 3.0: families.InverseGaussian()}
+    for power, family in limits.items():
+        law = peer_distribution(family, 1.3, 1.0)
+        y = np.array([0.0, 1.0, 2.0, 5.0])
+        points += [(t, 1.3, 1.0, power) for t in y]
+        expected += list(zip(law.cdf(y), law.sf(y), strict=True))
+    y, mu, scale, power = (jnp.asarray(column) for column in zip(*points, strict=True))
+    model = families.Tweedie(power)
+    below, above = jax.jit(lambda: (model.cdf(y, mu, scale), model.survival(y, mu, scale)))()
+    np.testing.assert_allclose(below, [pair[0] for pair in expected], rtol=1e-10)
+    np.testing.assert_allclose(above, [pair[1] for pair in expected], rtol=1e-10, atol=1e-290)
 
 
 def test_tweedie_power_and_dispersion_differentiate():

@@ -10,6 +10,8 @@ from scipy import stats
 
 import jaxirls as ji
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 R = {case["name"]: case for case in load("glm")}
 score_test = jax.jit(ji.score_test, static_argnames="observed")
 margeff = jax.jit(ji.margeff, static_argnames=("at", "dummy"))

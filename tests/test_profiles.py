@@ -5,12 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from estimates import fit_at, fitted
 from references import load
 from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 
 import jaxirls as ji
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 R = {case["name"]: case for case in load("glm")}
 

@@ -1,7 +1,7 @@
 """Every model of statsmodels' own installed tests of GLM, fitted here and held to the results published there.
 
-Out of scope, by class: TestRegularized (elastic nets) and TestConvergence (statsmodels' own stopping rules). Out of scope,
-by test: what asks statsmodels' model, optimizers or distributions rather than the fit (``test_compare_discrete``,
+Out of scope, by class: TestRegularized (elastic nets) and TestConvergence (statsmodels' own stopping rules). By test:
+what asks statsmodels' model, optimizers or distributions rather than the fit (``test_compare_discrete``,
 ``test_compare_OLS``, ``test_compare_optimizers``, ``test_get_distribution``, ``test_summary2`` and the like), and what
 passes no result to compare (``test_score_test``, ``test_get_prediction``, ``test_missing``).
 """

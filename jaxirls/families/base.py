@@ -52,6 +52,7 @@ class Family:
       mean_range: open interval of valid means.
       support: what a response must be, in words for the user.
       discrete: whether the response lies on the lattice 0, 1, 2, ..., so that ``cdf`` is a staircase.
+      has_atoms: whether some responses have positive probability, so that quantile residuals are drawn.
       row_parameters: the parameters that hold one value a row, like the response; all others hold one value a dataset.
     """
 
@@ -120,11 +121,21 @@ class Family:
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         """P(Y <= y) for unit weight; a discrete family has the law of ``sample``, ``scale`` times a count."""
-        raise NotImplementedError(f"the {type(self).__name__} family has no distribution function in closed form")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define cdf(y, mu, scale) for quantile residuals; kind='deviance' needs none"
+        )
 
     def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         """P(Y > y), the complement of ``cdf``, as accurate where it is small."""
         return 1 - self.cdf(y, mu, scale)
+
+    @property
+    def has_atoms(self) -> bool:
+        return self.discrete
+
+    def before(self, y: Array, scale: Array | float = 1.0) -> Array:
+        """Where ``cdf`` is P(Y < y)."""
+        return y - cast(scale, y) if self.discrete else y
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         """A response for every element of ``mu``, with mean μ and variance scale V(μ) / weight.

@@ -16,7 +16,15 @@ from jax.scipy.special import gammainc, gammaincc, ndtr
 
 from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Identity, InversePower, InverseSquared, Link, Log, Probit
-from jaxirls.special import LOG_2PI, box_cox, half_deviance, log_factorial_excess, log_tweedie_series, mills_ratio
+from jaxirls.special import (
+    LOG_2PI,
+    box_cox,
+    half_deviance,
+    log_factorial_excess,
+    log_tweedie_series,
+    mills_ratio,
+    tweedie_tails,
+)
 from jaxirls.trees import pytree
 
 __all__ = ["Gamma", "Gaussian", "InverseGaussian", "Poisson", "PowerVariance", "Tweedie"]
@@ -220,7 +228,8 @@ class Tweedie(PowerVariance):
     """Tweedie's response, V = μᵖ: for 1 < p < 2 a Poisson sum of gammas, zero with positive probability. Default: log.
 
     The log-likelihood is the exact series for 1 <= p <= 2; above, where the density is another series, the saddlepoint
-    approximation with ½ log(2πφ yᵖ) (Nelder & Pregibon's extended quasi-likelihood), which is exact at p = 3.
+    approximation with ½ log(2πφ yᵖ) (Nelder & Pregibon's extended quasi-likelihood), which is exact at p = 3. The
+    distribution function is exact for 1 <= p <= 2 and p = 3, and NaN elsewhere.
 
     Args:
       power: p >= 1.
@@ -228,6 +237,7 @@ class Tweedie(PowerVariance):
     """
 
     has_dispersion = True
+    has_atoms = True
     support = "zero or positive for power < 2, positive from there up"
 
     power: Array | float
@@ -251,6 +261,29 @@ class Tweedie(PowerVariance):
         poisson = -precision * log_factorial_excess(y_safe)
         positive = jnp.where(between, series, jnp.where(p == 1, poisson, jnp.where(p == 2, gamma, saddlepoint)))
         return jnp.where(y > 0, positive, 0.0)
+
+    def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        return self._by_power(y, mu, scale, "cdf")
+
+    def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
+        return self._by_power(y, mu, scale, "survival")
+
+    def _by_power(self, y: Array, mu: Array, scale: Array | float, side: str) -> Array:
+        """``cdf`` or ``survival``, by the law that the power stands for."""
+        p, scale = cast(self.power, mu), cast(scale, mu)
+        y, mu, p, scale = jnp.broadcast_arrays(y, mu, p, scale)
+        between = (p > 1) & (p < 2)
+        tails = tweedie_tails(jnp.maximum(y, 0.0), mu, scale, jnp.where(between, p, 1.5))
+        compound = jnp.where(y < 0, *((0.0, tails[0]) if side == "cdf" else (1.0, tails[1])))
+        named = {1: Poisson(), 2: Gamma(), 3: InverseGaussian()}
+        value = jnp.where(between, compound, jnp.nan)
+        for power, family in named.items():
+            value = jnp.where(p == power, getattr(family, side)(y, mu, scale), value)
+        return value
+
+    def before(self, y: Array, scale: Array | float = 1.0) -> Array:
+        p = cast(self.power, y)
+        return jnp.where(p == 1, Poisson().before(y, scale), jnp.where((p < 2) & (y == 0), -1.0, y))
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         """A response for every element of ``mu``; for 1 < power < 2, and for the laws at powers 1, 2 and 3."""
