@@ -20,7 +20,7 @@ from jaxirls.information import InformationCheck, check_information
 from jaxirls.null import NullModel, null_model
 from jaxirls.penalties import Jeffreys, MeanBiasReduction, Penalty, Ridge
 from jaxirls.prediction import MarginalEffects, Prediction, get_prediction, margeff
-from jaxirls.profiles import Profile, profile_conf_int
+from jaxirls.profiles import Profile, profile_conf_int, profile_test
 from jaxirls.results import Fit
 from jaxirls.separation import Recession, detect_separation
 from jaxirls.status import Status
@@ -64,6 +64,7 @@ __all__ = [
     "margeff",
     "null_model",
     "profile_conf_int",
+    "profile_test",
     "residuals",
     "score_test",
     "t_test",

@@ -98,15 +98,15 @@ def fit(
     else:
         outcome = _solve(config, data)
     solution, penalized, unpenalized_status = outcome
-    used = data.penalty if data.fallback is None else data.fallback
-    curvature = None
-    if used is not None and used.diagonal is not None:
-        curvature = jnp.where(penalized[..., None], jnp.broadcast_to(used.diagonal, solution.params.shape), 0.0)
+    used = jax.tree.map(
+        lambda leaf: jnp.where(penalized[..., None], jnp.broadcast_to(leaf, solution.params.shape), 0.0),
+        data.penalty if data.fallback is None else data.fallback,
+    )
     return Fit(
         params=solution.params,
         root=solution.root,
         aliased=solution.aliased,
-        penalty_curvature=curvature,
+        penalty=used,
         direction=solution.direction,
         llf=solution.llf,
         deviance=solution.deviance,

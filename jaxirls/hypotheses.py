@@ -119,8 +119,8 @@ def lr_test(restricted: Fit, full: Fit) -> HypothesisTest:
       restricted, full: of ``ji.fit``, of the same family and link, the second with more columns.
 
     Returns:
-      A ``HypothesisTest``; NaN where either fit is penalized (its deviance is not at a maximum), where the numbers of
-      observations differ, or where the dispersion is that of no data.
+      A ``HypothesisTest``; NaN where either fit is penalized (its deviance is not at a maximum; under Jeffreys' penalty
+      take ``ji.profile_test``), where the numbers of observations differ, or where the dispersion is that of no data.
 
     Raises:
       ValueError: where the families, or the numbers of columns, cannot be those of nested fits.

@@ -14,6 +14,7 @@ from jax.scipy.stats import norm
 
 from jaxirls.families import Family
 from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
+from jaxirls.penalties import Penalty
 from jaxirls.status import Status
 from jaxirls.tables import column_names, dataframe_of, summary_of_batch, summary_of_one
 
@@ -59,7 +60,8 @@ class Fit:
       root: R, upper triangular, with R'R = X'WX + penalty at the estimate and unit dispersion, ``(..., p, p)``. It
         holds twice the digits of that product. Zero in the rows and columns of aliased coefficients.
       aliased: which columns of X the ones before them span: the fit is that of the others, ``(..., p)``.
-      penalty_curvature: diagonal of the penalty's second derivative, ``(..., p)``, or None.
+      penalty: the penalty or fallback that the fit was given, one value a coefficient, zero where it was not used; None
+        if there was none.
       direction: of recession, largest entry ±1, the proof that no finite estimate exists without a penalty; zero
         elsewhere, ``(..., p)``.
       llf: log-likelihood with all its constants, ``(...)``; a Gaussian identity fit profiles its scale, as elsewhere.
@@ -82,7 +84,7 @@ class Fit:
     params: Array
     root: Array
     aliased: Array
-    penalty_curvature: Array | None
+    penalty: Penalty | None
     direction: Array
     llf: Array
     deviance: Array
@@ -153,6 +155,11 @@ class Fit:
     def bic(self) -> Array:
         """-2 llf + rank log(nobs), ``(...)``; the dispersion is not counted."""
         return -2 * self.llf + self.rank * jnp.log(self.nobs)
+
+    @property
+    def penalty_curvature(self) -> Array | None:
+        """Diagonal of the second derivative of the penalty's quadratic part, ``(..., p)``, or None."""
+        return None if self.penalty is None else self.penalty.diagonal
 
     @property
     def information(self) -> Array:

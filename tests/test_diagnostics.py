@@ -179,7 +179,7 @@ def test_under_a_penalty_influence_and_sandwich_have_its_curvature():
     fit = fit_at(beta, ji.Poisson(), data)
     mu = np.exp(data["X"] @ beta)
     curvature = (data["X"] * mu[:, None]).T @ data["X"] + np.diag(strength)
-    penalty = {"penalty_curvature": jnp.asarray(strength), "penalized": jnp.asarray(True)}
+    penalty = {"penalty": ji.Ridge(jnp.asarray(strength)), "penalized": jnp.asarray(True)}
     fit = dataclasses.replace(fit, root=jnp.asarray(np.linalg.cholesky(curvature).T), **penalty)
     found = ji.influence(fit, **data)
     for i in range(24):

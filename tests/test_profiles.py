@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from estimates import fit_at, fitted
 from references import load
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.stats import chi2, norm
 
 import jaxirls as ji
@@ -96,3 +96,56 @@ def test_with_one_column_weights_and_offset_count():
     expected = [brentq(excess, best - 3, best, xtol=1e-13), brentq(excess, best, best + 3, xtol=1e-13)]
     found = ji.profile_conf_int(fit_at([best], ji.Poisson(), data), **data)
     np.testing.assert_allclose(found.conf_int[0], expected, rtol=1e-9)
+
+
+def test_logistf_definition_gives_the_same_tests_and_intervals_under_jeffreys():
+    case = next(case for case in load("firth") if case["name"] == "endometrial_logit_MPL_Jeffreys")
+    X, y, expected = case["X"], case["y"], case["profile"]
+    # With the logit link mean bias reduction is Jeffreys' penalty.
+    fit = ji.fit(X, y, ji.Binomial(), penalty=ji.MeanBiasReduction())
+    test, found = jax.jit(lambda fit: (ji.profile_test(fit, X, y), ji.profile_conf_int(fit, X, y)))(fit)
+    np.testing.assert_allclose(test.statistic, expected["lr"], rtol=1e-9)
+    np.testing.assert_allclose(test.pvalue, expected["lr_pvalue"], rtol=1e-8)
+    np.testing.assert_allclose(found.conf_int, expected["conf_int"], rtol=1e-9)
+    assert (found.status == ji.Status.CONVERGED).all()
+
+
+def test_where_jeffreys_is_the_fallback_each_dataset_has_its_own_likelihood():
+    x = np.linspace(-1, 1, 16)
+    X, y = np.column_stack([np.ones(16), x]), np.stack([x > 0.1, (x > 0.1) ^ (np.arange(16) % 5 == 1)]).astype(float)
+    family, penalized = ji.Binomial(link=ji.links.Probit()), np.array([True, False])
+
+    def objective(beta, i):
+        eta = X @ beta
+        value = -2 * norm.logcdf((2 * y[i] - 1) * eta).sum()
+        weight = np.exp(2 * norm.logpdf(eta) - norm.logcdf(eta) - norm.logsf(eta))
+        return value - penalized[i] * np.linalg.slogdet((X * weight[:, None]).T @ X)[1]
+
+    def drop(j, b, i):
+        other = minimize_scalar(lambda t: objective(np.insert([t], j, b), i), (-0.5, 0.5), tol=1e-10)
+        return other.fun - objective(best[i], i)
+
+    best = np.stack([minimize(objective, [0.0, 0.5], i, "Nelder-Mead", tol=1e-13).x for i in range(2)])
+    fits = jax.vmap(lambda beta, y: fit_at(beta, family, {"X": X, "y": y}))(best, y)
+    fits = dataclasses.replace(fits, penalty=ji.Jeffreys(), penalized=jnp.asarray(penalized))
+    value = np.array([0.0, 0.3])
+    test, intervals = jax.jit(lambda f: (ji.profile_test(f, X, y, value), ji.profile_conf_int(f, X, y)))(fits)
+    for i in range(2):
+        for j in range(2):
+            np.testing.assert_allclose(test.statistic[i, j], drop(j, value[j], i), rtol=1e-8, atol=1e-12)
+            for end in intervals.conf_int[i, j]:
+                np.testing.assert_allclose(drop(j, float(end), i), chi2.ppf(0.95, 1), rtol=1e-8)
+
+
+def test_a_penalty_that_belongs_to_no_likelihood_is_an_error_or_nan_where_it_was_used():
+    X, y = np.ones((4, 1)), np.array([0.0, 1, 1, 1])
+    fit = ji.fit(X, y, ji.Binomial(link=ji.links.Probit()), penalty=ji.Ridge(1.0))
+    biased = dataclasses.replace(fit, penalty=ji.MeanBiasReduction())
+    for called in (ji.profile_conf_int, ji.profile_test):
+        with pytest.raises(ValueError, match=r"ji.Ridge\(...\) there is no likelihood ratio. Fit with penalty="):
+            called(fit, X, y)
+        with pytest.raises(ValueError, match=r"ji.MeanBiasReduction"):
+            called(biased, X, y)
+    assert np.isnan(jax.jit(lambda fit: ji.profile_test(fit, X, y).statistic)(fit)).all()
+    with pytest.raises(ValueError, match=r"value has shape \(3,\)"):
+        ji.profile_test(fit, X, y, np.zeros(3))
