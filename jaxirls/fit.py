@@ -120,7 +120,9 @@ def fit(
         score_norm=solution.score_norm,
         newton_decrement=solution.newton_decrement,
         min_weight=solution.min_weight,
-        family=_without_rows(family),
+        family=jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, solution.nobs.shape) if jnp.ndim(leaf) else leaf, _without_rows(family)
+        ),
         alpha_se=alpha_se,
     )
 

@@ -14,7 +14,7 @@ from jaxirls.data import HIGHEST
 from jaxirls.estimate import align
 from jaxirls.families import Family
 from jaxirls.links import slope
-from jaxirls.results import Fit
+from jaxirls.results import Fit, over_rows
 from jaxirls.special import normal_reach
 
 __all__ = ["MarginalEffects", "Prediction", "get_prediction", "margeff"]
@@ -231,5 +231,4 @@ def _at(
     if "offset" in aligned:
         eta = eta + jnp.where(weight > 0, aligned["offset"], 0.0)
     cov = aligned["cov"] if "cov" in aligned else fit.cov_params()
-    family = jax.tree.map(lambda leaf: leaf[..., None] if leaf.ndim else leaf, fit.family)
-    return _Rows(fit, family, X, eta, cov, weight / weight.sum(-1, keepdims=True))
+    return _Rows(fit, over_rows(fit.family, depth), X, eta, cov, weight / weight.sum(-1, keepdims=True))

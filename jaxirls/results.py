@@ -229,7 +229,7 @@ class Fit:
         eta = jnp.einsum("...mp,...p->...m", X, self.params, precision=jax.lax.Precision.HIGHEST)
         if offset is not None:
             eta = eta + jnp.asarray(offset, eta.dtype)
-        return eta if linear else self.family.mean(eta)
+        return eta if linear else over_rows(self.family, eta.ndim - 1).mean(eta)
 
     def summary(
         self,
@@ -268,6 +268,13 @@ class Fit:
     def __repr__(self) -> str:
         family = type(self.family).__name__
         return f"Fit({family}, shape={self.shape}, p={self.params.shape[-1]}, dtype={self.params.dtype})"
+
+
+def over_rows(family: Family, depth: int) -> Family:
+    """The family with its parameters, one value a dataset, laid out over ``depth`` batch axes and an axis of rows."""
+    return jax.tree.map(
+        lambda leaf: leaf.reshape((1,) * (depth - leaf.ndim) + leaf.shape + (1,)) if jnp.ndim(leaf) else leaf, family
+    )
 
 
 def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:

@@ -92,7 +92,14 @@ def etas(link, mean_range=(None, None)):
 
 
 _POSITIVE = (links.Log(), links.Identity(), links.InversePower())
-_POWERS = (links.Log(), links.Identity(), links.Sqrt(), links.InversePower(), links.Power(0.3))
+_POWERS = (
+    links.Log(),
+    links.Identity(),
+    links.Sqrt(),
+    links.InversePower(),
+    links.InverseSquared(),
+    links.Power(0.3),
+)
 
 MODELS = [
     *(families.Gaussian(link) for link in (links.Identity(), links.Log(), links.InversePower())),

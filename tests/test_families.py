@@ -63,6 +63,17 @@ def test_registry_holds_every_family():
     assert set(families.FAMILIES) <= set(families.__all__)
 
 
+def test_registry_holds_every_link_that_statsmodels_allows_in_a_family():
+    allowed = {
+        (family, link)
+        for family in families.FAMILIES
+        for link in links.LINKS
+        if issubclass(getattr(sm_links, link), tuple(getattr(sm_families, family).links))
+    }
+    assert len(allowed) > 30
+    assert allowed <= {(type(model).__name__, type(model.link).__name__) for model in MODELS}
+
+
 @every_model
 def test_working_quantities(model):
     eta, y = grid(model)
