@@ -51,7 +51,7 @@ def newton_step(penalty: Penalty, rows: Rows, eta: Array, z: Array, half: Array,
     newton = factorize(0.5 * (turn + jnp.swapaxes(turn, 0, 1)))
     step = backward(newton, forward(newton, half))
     far = jnp.sqrt(jnp.square(step).sum(0)) / (LEAP * jnp.sqrt(jnp.square(half).sum(0)))
-    return jnp.where(newton.pivot > 0, step / jnp.maximum(far, 1.0), half)
+    return jnp.where(newton.pivot > 0, step / jnp.maximum(far, 1.0)[None], half)
 
 
 def _products(z: Array, weight: Array) -> Array:

@@ -382,12 +382,19 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
     )
     if _cones(problem) is None:
         return solution, jnp.ones_like(invalid)
-    return solution, (jnp.square(size) <= smallest / 4) & (status == Status.CONVERGED) | invalid
+    exists = (jnp.square(size) <= smallest / 4) | ~_free(problem).any(0)
+    return solution, exists & (status == Status.CONVERGED) | invalid
 
 
 def _cones(problem: Problem) -> Array | None:
-    """The cones of the rows, or None where a finite estimate always exists: under a penalty, and for some links."""
-    return None if problem.penalty is not None else row_cones(problem.rows.family, problem.rows.y)
+    """The cones of the rows, or None where a finite estimate always exists: for some links, and under a bent score."""
+    return None if _bending(problem) is not None else row_cones(problem.rows.family, problem.rows.y)
+
+
+def _free(problem: Problem) -> Array:
+    """Which columns no penalty holds back, (p, T)."""
+    shape = (problem.design.p, problem.invalid.shape[0])
+    return jnp.ones(shape, bool) if problem.curvature is None else jnp.broadcast_to(problem.curvature == 0, shape)
 
 
 def _present(problem: Problem) -> Array:
