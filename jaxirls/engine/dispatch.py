@@ -80,7 +80,7 @@ _seen: set[Hashable] = set()
 def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], program: Hashable) -> list[Any]:
     """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
 
-    wide = jax.config.jax_enable_x64  # which a scope may have set for this thread alone
+    wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
 
     def call(argument: Any) -> Any:
         with jax.enable_x64(wide):
