@@ -1,8 +1,8 @@
 """Learn how much to shrink: the strength of a ridge penalty by gradient descent through the fit.
 
 Sixty rows, twenty columns, logistic. The loss is the mean deviance of held-out rows, a function of the strength by way
-of the fitted coefficients alone; ``jax.grad`` goes through the fit by implicit differentiation, optax does the rest. The
-same loss on a grid of strengths, all fitted in one call, shows that the descent found the valley. Run it with
+of the fitted coefficients alone; ``jax.grad`` goes through the fit by implicit differentiation, optax does the
+rest. The same loss on a grid of strengths, all fitted in one call, shows that the descent found the valley. Run it with
 ``python examples/learn_ridge.py``.
 """
 

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxirls.trees import varying
+
 Rows = Any
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
@@ -172,6 +174,7 @@ class LanesByRow(Lanes):
             zero + 1,
             zero,
         )
+        carry = varying(carry, self.x, rows, beta)
         if shapes.excess is None:
             carry = lax.fori_loop(first, jnp.int32(n), add, carry)
         else:

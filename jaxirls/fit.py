@@ -23,6 +23,7 @@ from jaxirls.implicit import tangents
 from jaxirls.overdispersion import fit_with_alpha, is_open
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
+from jaxirls.trees import varying
 
 __all__ = ["fit"]
 
@@ -144,6 +145,7 @@ def _solve(config: Algorithm, data: Data) -> Outcome:
 
 def _broadcast_and_fit(config: Algorithm, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
+    data = varying(data)
     ranks = core_ranks(data)
     lead = batch_shape(data)
     size = math.prod(lead)

@@ -62,9 +62,8 @@ def _root_tangent(root: Array, moved: Array) -> Array:
 
 
 def no_tangent(leaf: Array) -> Array:
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.zeros_like(leaf)
-    return jnp.zeros(leaf.shape, jax.dtypes.float0)
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.zeros_like(leaf, dtype=leaf.dtype if floating else jax.dtypes.float0)
 
 
 def score(beta: Array, data: Rows) -> Array:

@@ -29,6 +29,7 @@ from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 RUNNING, ILL_CONDITIONED = -1, -2
 MAX_HALVINGS = 60
@@ -122,7 +123,7 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
         solution, certain = statistics(problem, state, config, by_cholesky)
     else:
         ill = ill | (open_ & (state.code == ILL_CONDITIONED))
-        aliased = jnp.zeros(state.beta.shape, bool)
+        aliased, state = varying((jnp.zeros(state.beta.shape, bool), state), problem)
         aliased, state = lax.cond(
             ill.any(),
             lambda: _select(ill, fit_independent(problem, separated, config), (aliased, state)),
@@ -265,7 +266,7 @@ def run(problem: Problem, state: State, config: IRLS, max_iter: int | Array, met
     def turn(state: State) -> State:
         return _select(running(state), _turn(problem, state, config, method), state)
 
-    return lax.while_loop(lambda state: jnp.any(running(state)), turn, state)
+    return lax.while_loop(lambda state: jnp.any(running(state)), turn, varying(state, problem))
 
 
 def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State:

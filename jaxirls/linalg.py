@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from jaxirls.trees import varying
+
 UNROLL = 8
 
 
@@ -123,7 +125,7 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
         rest = rest - entries[:, None] * entries[None, :]
         return rest, lower.at[:, j].set(entries), jnp.minimum(pivot, square)
 
-    start = (a, jnp.zeros_like(a), jnp.full_like(a[0, 0], jnp.inf))
+    start = varying((a, jnp.zeros_like(a), jnp.full_like(a[0, 0], jnp.inf)))
     _, lower, pivot = lax.fori_loop(0, p, column, start)
     return lower, pivot
 

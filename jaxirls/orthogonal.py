@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.linalg import UNROLL
+from jaxirls.trees import varying
 
 
 class Basis(NamedTuple):
@@ -51,7 +52,7 @@ def orthonormalize(a: Array) -> Basis:
         return Basis(q.at[:, j].set(v * scale), r.at[:, j].set(share), m.at[:, j].set(own * scale))
 
     empty = jnp.zeros((p, p, lanes), a.dtype)
-    return lax.fori_loop(0, p, column, Basis(jnp.zeros_like(a), empty, empty))
+    return lax.fori_loop(0, p, column, varying(Basis(jnp.zeros_like(a), empty, empty), a))
 
 
 def balanced(a: Array) -> tuple[Array, Array]:

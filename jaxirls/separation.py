@@ -44,6 +44,7 @@ from jax.typing import ArrayLike
 
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project, total
+from jaxirls.trees import varying
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
 
@@ -192,7 +193,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     def running(state: _State) -> Array:
         return jnp.any(state.verdict == RUNNING) & (state.n_iter < limit)
 
-    state = lax.while_loop(running, lambda state: _pivot(problem, state), _start(problem, p))
+    state = lax.while_loop(running, lambda state: _pivot(problem, state), varying(_start(problem, p), problem))
 
     norm = length(state.residual)
     d = combine(M, state.residual)

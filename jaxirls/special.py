@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import betainc, gammainc, gammaincc, gammaln, ndtri
 
+from jaxirls.trees import varying
+
 __all__ = [
     "box_cox",
     "chi2_tail",
@@ -173,7 +175,7 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
         return new_top, total * jnp.exp(top - new_top) + jnp.exp(value - new_top)
 
     lowest = jnp.full_like(peak, jnp.finfo(y.dtype).min)
-    top, total = lax.fori_loop(*_WINDOW, add, (lowest, jnp.zeros_like(peak)))
+    top, total = lax.fori_loop(*_WINDOW, add, varying((lowest, jnp.zeros_like(peak)), peak))
     return top + jnp.log(total) + jnp.log(step) - jnp.log(y)
 
 

@@ -1,4 +1,4 @@
-"""Immutable objects that pass through JAX transformations."""
+"""Trees of arrays, and immutable objects, that pass through JAX transformations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+from jax import lax
 
-__all__ = ["pytree"]
+__all__ = ["pytree", "varying"]
 
 T = TypeVar("T")
 
@@ -34,3 +35,21 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten)
     return made
+
+
+def varying(tree: Any, *like: Any) -> Any:
+    """``tree``, every leaf typed as one that differs between the devices of a ``shard_map`` if any leaf here does.
+
+    ``jax.shard_map`` asks that a loop's carry has the type of what the loop makes of it: constants must be told.
+    """
+
+    def axes_of(leaf: Any) -> frozenset[Any]:
+        return jax.typeof(leaf).manual_axis_type.varying
+
+    axes = frozenset().union(*map(axes_of, jax.tree.leaves((tree, like))))
+
+    def cast(leaf: Any) -> Any:
+        missing = tuple(axes - axes_of(leaf))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree) if axes else tree

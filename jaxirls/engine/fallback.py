@@ -22,6 +22,7 @@ from jaxirls.irls import Solution
 from jaxirls.linalg import condition_number
 from jaxirls.penalties import Penalty
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 __all__ = ["Outcome", "fit_with_fallback"]
 
@@ -87,4 +88,4 @@ def _refit_traced(batch: Batch, first: Solution, flagged: Array, layout: Plan, c
         put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
         return i + 1, put
 
-    return lax.while_loop(lambda carry: carry[0] * tile < count, step, (jnp.int32(0), first))[1]
+    return lax.while_loop(lambda carry: carry[0] * tile < count, step, varying((jnp.int32(0), first), batch))[1]

@@ -17,6 +17,7 @@ from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 # Each has a ``begin`` and a ``finish``.
 ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
@@ -79,7 +80,7 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     first = load(jnp.int32(0))
     shapes = jax.eval_shape(work, first)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
-    return lax.fori_loop(0, -(-size // tile), step, (first, store))[1]
+    return lax.fori_loop(0, -(-size // tile), step, varying((first, store)))[1]
 
 
 def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> irls.Solution:
@@ -101,8 +102,8 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> irls.Solution:
         put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
         return i + 1, put
 
-    _, solution = lax.while_loop(lambda carry: carry[0] * tile < count, step, (jnp.int32(0), begun.solution))
-    return solution
+    start = varying((jnp.int32(0), begun.solution), batch)
+    return lax.while_loop(lambda carry: carry[0] * tile < count, step, start)[1]
 
 
 def padded(batch: Batch, size: int) -> Batch:

@@ -1,0 +1,179 @@
+"""A fit inside JAX's transformations has the numbers of the plain call, and stays one batch of the engine."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+import jaxirls as ji
+from jaxirls.engine import dispatch
+
+B, N, P = 4, 20, 2
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def case():
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(B, N, P))
+    return jnp.asarray(X), jnp.asarray(rng.poisson(np.exp(X @ np.array([0.3, -0.2]))), float)
+
+
+def params(X, y):
+    return ji.fit(X, y, ji.Poisson(), penalty=ji.Ridge(0.5)).params
+
+
+def total(X, y):
+    return params(X, y).sum()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    X, y = case()
+    return jax.jit(lambda X, y: (params(X, y), jax.grad(total)(X, y)))(X, y)
+
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def test_scans_maps_and_checkpoints_give_the_numbers_of_the_plain_call(expected):
+    X, y = case()
+
+    @jax.jit
+    def transformed(X, y):
+        def step(carry, data):
+            b = params(*data)
+            return carry + b, b
+
+        last, scanned = lax.scan(step, jnp.zeros(P), (X, y))
+        mapped = lax.map(lambda data: params(*data), (X, y))
+        gradients = jax.vmap(jax.grad(jax.checkpoint(total)))(X, y)
+        return last, scanned, mapped, gradients
+
+    last, scanned, mapped, gradients = transformed(X, y)
+    np.testing.assert_allclose(last, expected[0].sum(0), **CLOSE)
+    np.testing.assert_allclose(scanned, expected[0], **CLOSE)
+    np.testing.assert_allclose(mapped, expected[0], **CLOSE)
+    np.testing.assert_allclose(gradients, expected[1], **CLOSE)
+
+
+def test_an_exported_fit_is_the_fit(expected):
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in case()]
+    # A hint to XLA about memory, which JAX does not promise to keep; without it the fit is the same.
+    hint = export.DisabledSafetyCheck.custom_call("LayoutConstraint")
+    exported = export.export(jax.jit(jax.value_and_grad(total)), disabled_checks=[hint])(*shapes)
+    value, gradient = exported.call(*case())
+    np.testing.assert_allclose(value, expected[0].sum(), **CLOSE)
+    np.testing.assert_allclose(gradient, expected[1], **CLOSE)
+
+
+def test_shapes_are_known_without_computing_and_buffers_may_be_given_away(expected):
+    X, y = case()
+    abstract = jax.eval_shape(lambda X, y: ji.fit(X, y, ji.Poisson()), X, y)
+    assert isinstance(abstract, ji.Fit)
+    assert abstract.params == jax.ShapeDtypeStruct((B, P), X.dtype)
+    assert abstract.status == jax.ShapeDtypeStruct((B,), jnp.int32)
+
+    @partial(jax.jit, donate_argnums=0)
+    def refit(b, X, y):
+        return ji.fit(X, y, ji.Poisson(), start=b, penalty=ji.Ridge(0.5)).params
+
+    given = jnp.zeros((B, P))
+    np.testing.assert_allclose(refit(given, X, y), expected[0], **CLOSE)
+    assert given.is_deleted()
+
+
+def batched(function, *arguments):
+    """The leading lengths of X, y, ... as they at last reach the engine, and the number of loops in the program."""
+    seen = []
+
+    def spy(batch, layout, config):
+        seen.append(tuple(leaf.shape[0] for leaf in jax.tree.leaves(batch)))
+        return original(batch, layout, config)
+
+    original = dispatch.fit_planned
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "fit_planned", spy)
+        program = str(jax.make_jaxpr(function)(*arguments))
+    assert "callback" not in program
+    return seen[-1], program.count(" while[")
+
+
+@pytest.mark.parametrize(
+    ("axes", "lengths"),
+    [((0, 0, 0), (B, B, B)), ((None, 0, 0), (1, B, B)), ((0, None, 0), (B, 1, B)), ((0, 0, None), (B, B, 1))],
+    ids=["all", "X-shared", "y-shared", "offset-shared"],
+)
+def test_a_mapped_fit_is_one_batch_of_the_engine(axes, lengths):
+    X, y = case()
+    arguments = [argument if axis == 0 else argument[0] for argument, axis in zip((X, y, 0.1 * y), axes, strict=True)]
+
+    def one(X, y, offset):
+        return ji.fit(X, y, ji.Poisson(), offset=offset).llf
+
+    loops = batched(one, *(a[0] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))[1]
+    assert loops > 0
+    assert batched(jax.vmap(one, in_axes=axes), *arguments) == (lengths, loops)
+    assert batched(jax.vmap(jax.grad(one), in_axes=axes), *arguments) == (lengths, loops)
+
+
+def test_fits_survive_files_and_carries(tmp_path):
+    X, y = case()
+    fit = ji.fit(X, y, ji.NegativeBinomial(alpha=jnp.full(B, 0.5)))
+    leaves, structure = jax.tree.flatten(fit)
+    np.savez(tmp_path / "fit.npz", *leaves)
+    with np.load(tmp_path / "fit.npz") as file:
+        again = jax.tree.unflatten(structure, [jnp.asarray(file[name]) for name in file.files])
+    for here, there in zip(jax.tree.leaves(again), leaves, strict=True):
+        assert here.dtype == there.dtype
+        np.testing.assert_array_equal(here, there)
+    np.testing.assert_array_equal(again.predict(X), fit.predict(X))
+    carried, _ = lax.scan(lambda fit, _: (fit, None), fit, length=2)
+    assert jax.tree.structure(carried) == structure
+    np.testing.assert_array_equal(carried.bse, fit.bse)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as Spec
+jax.config.update("jax_enable_x64", True)
+import jaxirls as ji
+import jaxirls.engine.batch
+jaxirls.engine.batch.LANES_COLUMNS = 0
+
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(6, 20, 2)), rng.poisson(2.0, (6, 20)).astype(float)
+mesh = Mesh(np.array(jax.devices()), "batch")
+assert mesh.size == 2
+
+def params(X, y):
+    fit = ji.fit(X, y, ji.Poisson(), penalty=ji.Ridge(0.5))
+    return fit.params, fit.converged
+
+sharded = jax.jit(jax.shard_map(params, mesh=mesh, in_specs=Spec("batch"), out_specs=Spec("batch")))
+found, converged = sharded(X, y)
+assert converged.all()
+assert len(found.sharding.device_set) == 2
+np.testing.assert_allclose(found, params(X, y)[0], rtol=1e-9)
+inner = jax.grad(lambda X, y: params(X, y)[0].sum())
+gradient = jax.jit(jax.shard_map(inner, mesh=mesh, in_specs=Spec("batch"), out_specs=Spec("batch")))(X, y)
+h = 1e-5 * np.sign(X)
+up, down = (params(X + s * h, y)[0].sum() for s in (1, -1))
+np.testing.assert_allclose((gradient * h).sum(), (up - down) / 2, rtol=1e-6)
+"""
+
+
+def test_batches_are_sharded_over_devices():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
