@@ -88,6 +88,43 @@ def test_r_and_statsmodels_give_the_same_to_ten_digits(name):
     check(influence.d_params * np.asarray(found["sign"])[:, None], peer["influence"]["d_params"], "d_params")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "orthodont_gaussian_cluster",
+        "infert_logit",
+        "bacteria_logit_cluster",
+        "epil_poisson_cluster",
+        "trees_gaussian_log",
+        "birthwt_cauchit",
+        "birthwt_logc",
+        "insects_poisson_sqrt",
+        "ships_quasipoisson_offset",
+        "hills_gamma_identity",
+        "poisons_ig_inverse",
+        "insects_nb_identity",
+        "epil_tweedie12_power",
+    ],
+)
+def test_r_gives_the_same_robust_covariances(name):
+    case, family, data = R[name], family_of(R[name]), data_of(R[name])
+    options = {kind: {"kind": kind} for kind in HC}
+    expected = case["cov_hc"] | {"nonrobust": case["cov"]}
+    if case.get("cluster"):
+        names = {"none": "HC0", "sandwich": "HC0_cadjust", "statsmodels": "HC1_cadjust"}
+        groups = case["cluster"]["groups"]
+        options |= {rule: {"kind": "cluster", "groups": groups, "correction": rule} for rule in names}
+        expected |= {rule: case["cluster"][key] for rule, key in names.items()}
+
+    @jax.jit
+    def covariances(params, scale, data):
+        fit = fit_at(params, family, data, scale)
+        return {label: ji.covariance(fit, **data, **asked) for label, asked in options.items()}
+
+    for label, found in covariances(jnp.asarray(case["params"]), jnp.float64(case["scale"]), data).items():
+        assert digits(found, expected[label]) > 10, f"{label}: {digits(found, expected[label]):.1f} digits"
+
+
 def one_step_without(i, X, score, weight, penalty=0.0):
     """The change of the estimate in one Newton step without row i, by brute force."""
     keep = np.arange(len(X)) != i

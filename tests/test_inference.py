@@ -13,6 +13,7 @@ import jaxirls as ji
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 R = {case["name"]: case for case in load("glm")}
+covariance = jax.jit(ji.covariance, static_argnames="kind")
 score_test = jax.jit(ji.score_test, static_argnames="observed")
 margeff = jax.jit(ji.margeff, static_argnames=("at", "dummy"))
 predict = jax.jit(ji.get_prediction, static_argnames="alpha")
@@ -65,7 +66,17 @@ def test_statsmodels_gives_the_same_to_ten_digits(name):
     assert np.isnan(effects.margeff[0])
 
 
-@pytest.mark.parametrize("name", ["swiss_gaussian_identity", "warpbreaks_poisson_log", "birthwt_probit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "swiss_gaussian_identity",
+        "warpbreaks_poisson_log",
+        "birthwt_probit",
+        "nodal_logit",
+        "insurance_poisson_offset",
+        "airquality_gamma_log",
+    ],
+)
 def test_r_gives_the_same_tests_of_a_nested_model(name):
     case = R[name]
     tests, family, data = case["tests"], family_of(case), data_of(case)
@@ -78,6 +89,10 @@ def test_r_gives_the_same_tests_of_a_nested_model(name):
     np.testing.assert_allclose(lr.pvalue, tests["lr_pvalue"], rtol=1e-9 * max(tests["lr"], 1))
     added = [column for column in range(case["X"].shape[1]) if case["columns"][column] not in tests["columns_null"]]
     if len(added) == tests["df"]:
+        covariances = {"wald": fit.cov_params(), "wald_hc3": covariance(fit, **data, kind="HC3")}
+        for result, cov in covariances.items():
+            wald = ji.wald_test(fit, np.eye(case["X"].shape[1])[added], cov=cov)
+            assert digits(wald.statistic, tests[result]) > 10, result
         rao = score_test(null, **part, exog_extra=case["X"][:, added], scale=case["scale"])
         assert digits(rao.statistic, tests["rao"]) > 10
         np.testing.assert_allclose(rao.pvalue, tests["rao_pvalue"], rtol=1e-9 * max(tests["rao"], 1))

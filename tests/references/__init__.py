@@ -1,6 +1,6 @@
 """Frozen reference results of R, brglm2, statsmodels and NIST, with the scripts that made them.
 
-    load("glm")          R: glm, MASS, sandwich, statmod (make_glm.R)
+    load("glm")          R: glm, MASS, sandwich, lmtest, statmod (make_glm.R)
     load("firth")        R: brglm2 (make_firth.R)
     load("statsmodels")  statsmodels (make_statsmodels.py), on cases of "glm", by name
     references.nist      NIST StRD linear regression, data and certificates
@@ -21,7 +21,8 @@ parameter in the Gaussian, Gamma and InverseGaussian families, as R does; their 
 - `influence` {hat cooks_distance rstandard_deviance rstandard_pearson rstudent dfbeta_deviance}, the last R's changes
   of the coefficients, which it builds on deviance residuals;
 - `cov_hc` {HC0..HC3}; `cluster` {groups, HC0 HC1 with and without _cadjust, the factor G/(G-1)};
-- `tests`: a nested model's likelihood-ratio and Rao tests, both divided by the larger model's dispersion;
+- `tests`: a nested model's likelihood-ratio and Rao tests, both divided by the larger model's dispersion, and its Wald
+  tests with the covariance of the model and with HC3;
 - `profile` {level conf_int}; `prediction` {X linear linear_se mean mean_se};
 - `theta theta_se alpha_se`, where alpha = 1 / theta was estimated: theta_se comes from the observed information of
   theta alone, alpha_se from it by the delta method; `cov` and `aic` take alpha as known.

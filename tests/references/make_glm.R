@@ -1,9 +1,10 @@
-# Reference GLM fits of R (stats, MASS, sandwich, statmod) on data sets that ship with R.
+# Reference GLM fits of R (stats, MASS, sandwich, lmtest, statmod) on data sets that ship with R.
 # Run in this directory: Rscript make_glm.R   -> glm.json.gz (fields: see __init__.py)
 
 suppressPackageStartupMessages({
   library(MASS)
   library(sandwich)
+  library(lmtest)
   library(statmod)
 })
 source("json.R")
@@ -131,16 +132,18 @@ ml_negative_binomial <- function(formula, data, run) {
   list(fit = fit, theta = theta, theta_se = as.numeric(attr(new, "SE")))
 }
 
-# Likelihood-ratio and Rao score tests of a nested model. R prints the statistics before, and their p-values after, the
+# Likelihood-ratio, Rao score and Wald tests of a nested model, the last also with the covariance HC3. R prints the statistics before, and their p-values after, the
 # division by the larger model's dispersion; both are after it here.
 nested_tests <- function(small, large, dispersion) {
   lr <- anova(small, large, test = "LRT", dispersion = dispersion)
   rao <- anova(small, large, test = "Rao", dispersion = dispersion)
   p_value <- pchisq(c(lr$Deviance[2], rao$Rao[2]) / dispersion, lr$Df[2], lower.tail = FALSE)
   stopifnot(all.equal(p_value, c(lr[["Pr(>Chi)"]][2], rao[["Pr(>Chi)"]][2]), tolerance = 1e-12))
+  wald <- function(covariance) waldtest(small, large, vcov = covariance, test = "Chisq")$Chisq[2]
   list(columns_null = vec(colnames(small$x)), X_null = unname(small$x), df = lr$Df[2],
        lr = lr$Deviance[2] / dispersion, lr_pvalue = lr[["Pr(>Chi)"]][2],
-       rao = rao$Rao[2] / dispersion, rao_pvalue = rao[["Pr(>Chi)"]][2], params_null = vec(coef(small)),
+       rao = rao$Rao[2] / dispersion, rao_pvalue = rao[["Pr(>Chi)"]][2],
+       wald = wald(vcov(large)), wald_hc3 = wald(vcovHC(large, type = "HC3")), params_null = vec(coef(small)),
        deviance_null = small$deviance)
 }
 
