@@ -40,7 +40,8 @@ _EXPLANATIONS = {
     ),
     Status.SEPARATED: (
         "No finite maximum likelihood estimate exists: a direction of recession was found along which the likelihood "
-        "rises forever. Use a penalty (ji.Ridge) as penalty= or fallback=, or drop the columns that separate."
+        "rises forever. Use a penalty (ji.Jeffreys or ji.Ridge) as penalty= or fallback=, or drop the columns that "
+        "separate."
     ),
     Status.BOUNDARY: (
         "The estimate lies on the edge of the family's domain for this link (a mean of zero, say), where standard "

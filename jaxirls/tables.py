@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def summary_of_one(fit: Fit, names: list[str], yname: str, alpha: float, null: N
     if bool(fit.penalized):
         lines.append("The estimate maximizes a penalized likelihood, or solves penalized score equations.")
     if status is not Status.CONVERGED:
-        lines.append(f"{status.name}: {status.explain}")
+        lines.append(_explained(status))
     return "\n".join(lines)
 
 
@@ -92,7 +93,7 @@ def summary_of_batch(fit: Fit, names: list[str]) -> str:
             quantiles = np.quantile(np.asarray(values).ravel()[good], list(QUANTILES.values()))
             lines.append(f"{name:<18}" + "".join(f"{quantile:>12.4g}" for quantile in quantiles))
     lines.append("=" * WIDTH)
-    lines += [f"{s.name}: {s.explain}" for s in Status if s is not Status.CONVERGED and np.any(codes == s)]
+    lines += [_explained(s) for s in Status if s is not Status.CONVERGED and np.any(codes == s)]
     return "\n".join(lines)
 
 
@@ -123,6 +124,10 @@ def dataframe_of(fit: Fit, names: list[str], alpha: float) -> Any:
         | {name: np.asarray(values).ravel() for name, values in of_coefficient.items()}
         | {name: np.repeat(values, p) for name, values in about.items()}
     )
+
+
+def _explained(status: Status) -> str:
+    return textwrap.fill(f"{status.name}: {status.explain}", WIDTH)
 
 
 def _number(value: float, digits: int = 3) -> str:
