@@ -39,8 +39,7 @@ def suite(model, seed=7):
 
 @pytest.mark.parametrize("model", MODELS, ids=name)
 @pytest.mark.usefixtures("compile_fast")
-def test_both_optimizers_agree(model, monkeypatch):
-    monkeypatch.setattr("jaxirls.irls.FIRST_PASSES", 100)  # no second program to compile
+def test_both_optimizers_agree(model):
     # A strength of zero is no penalty.
     ridge = ji.Ridge(np.array([0, 0, 0, 1e-3, 0.3, 10.0]), penalize=np.array([0.0, 1.0, 1.0]))
     fit = ji.fit(**suite(model), penalty=ridge)
