@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls import linalg
+from jaxirls.barrier import STAGES, Barred, last_strength, room, strength
 from jaxirls.bends import bend, newton_step, whitened
 from jaxirls.config import IRLS, Algorithm
 from jaxirls.designs import Design, Terms
@@ -119,6 +120,10 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
     state = run(problem, marked(state, found), config, config.max_iter, by_cholesky)
+    if has_edge(problem):
+        inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
+        state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
+        ill = ill & (state.code != Status.BOUNDARY)
     if config.solver == "cholesky":
         solution, certain = statistics(problem, state, config, by_cholesky)
     else:
@@ -148,7 +153,8 @@ def existence(problem: Problem, open_: Array) -> Existence:
         direction = jnp.zeros((problem.design.p, lanes), problem.rows.y.dtype)
         return Existence(jnp.zeros(lanes, bool), jnp.ones(lanes, bool), direction)
     cone = jnp.where(_present(problem) & open_[None], cones, ABSENT)
-    found = recession(problem.design.lanes(lanes), cone)
+    # Along a direction that a penalty holds back nothing recedes.
+    found = recession(jnp.where(_free(problem)[None], problem.design.lanes(lanes), 0.0), cone)
     return Existence(open_ & found.separated, found.decided & ~found.separated, found.direction)
 
 
@@ -174,6 +180,59 @@ def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[A
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
     state = run(problem, state, config, limit, by_qr)
     return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
+
+
+def _to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> State:
+    """Follow the barrier's minima to the optimum, for ``lanes``, and tell one on the edge from one inside.
+
+    A step without the barrier stays, of an optimum inside, where it is; of one on the edge it leaves the domain.
+    """
+    dtype = state.beta.dtype
+
+    def barred(strength: Array) -> Problem:
+        family = Barred(problem.rows.family, strength[None, None])
+        return problem._replace(rows=problem.rows._replace(family=family), start=None)
+
+    def stage(k: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
+        at, followed = carry
+        fresh = _at(problem, at.beta, at.beta + jnp.where(k == 0, at.step, 0.0), ~followed)
+        new = run(barred(strength(k, dtype)), fresh, config, config.max_iter, by_cholesky)
+        return new._replace(n_iter=at.n_iter + new.n_iter), followed & (new.code == Status.CONVERGED)
+
+    first = start(barred(jnp.ones((), dtype)))
+    at, followed = lax.fori_loop(0, STAGES + 1, stage, (first, lanes & (first.code == RUNNING)))
+    free = barred(jnp.zeros((), dtype))
+    one = run(free, _at(problem, at.beta, at.beta, ~followed), config, 1, by_cholesky)
+    left = ~(_room(problem, one.beta + one.step) >= _room(problem, at.beta) / 2)
+    end = run(free, one, config, FIRST_PASSES, by_cholesky)
+    # Weights without bound make the equations ill conditioned on the edge; inside, that is for QR to solve.
+    ill = state.code == ILL_CONDITIONED
+    inside = followed & ~left & (end.code == Status.CONVERGED) & ~ill
+    on_edge = followed & left
+    # Without either proof a lane stays as it was, but not converged, nor known to be on the edge.
+    code = jnp.where(lanes & (state.code != RUNNING) & ~ill, Status.STALLED, state.code)
+    code = jnp.where(on_edge, Status.BOUNDARY, jnp.where(inside, Status.CONVERGED, code))
+    return state._replace(
+        beta=jnp.where(on_edge, at.beta, jnp.where(inside, end.beta, state.beta)),
+        n_iter=jnp.where(lanes, state.n_iter + at.n_iter + end.n_iter, state.n_iter),
+        code=code.astype(jnp.int32),
+    )
+
+
+def has_edge(problem: Problem) -> bool:
+    return problem.rows.family.guards_domain and _bending(problem) is None
+
+
+def is_inside(problem: Problem, beta: Array) -> Array:
+    """Whether β is so far from the edge that the barrier would not move it by much."""
+    return _room(problem, beta) > last_strength(beta.dtype) ** 0.5
+
+
+def _room(problem: Problem, beta: Array) -> Array:
+    """The smallest room that a predictor has to the edge of the domain, (T,); zero outside."""
+    family, eta = problem.rows.family, problem.rows.shift(problem.design.predict(beta))
+    distance = jnp.where(family.valid_predictor(eta), room(family, eta), 0.0)
+    return jnp.where(_present(problem), distance, jnp.inf).min(0)
 
 
 def _ill_conditioned(problem: Problem, state: State, solution: Solution, config: IRLS) -> Array:
@@ -298,7 +357,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
 
     halvings = jnp.where(accept, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
-    code = jnp.where(stuck, jnp.where(finite, Status.STALLED, Status.BOUNDARY), RUNNING)
+    code = jnp.where(stuck, Status.STALLED, RUNNING)
     code = jnp.where(accept & done, Status.CONVERGED, code)
     code = jnp.where(accept & equations.singular, ILL_CONDITIONED, code)
     beta = jnp.where(accept, candidate, state.beta)
@@ -381,10 +440,14 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
         n_iter=state.n_iter,
         status=status,
     )
-    if _cones(problem) is None:
-        return solution, jnp.ones_like(invalid)
-    exists = (jnp.square(size) <= smallest / 4) | ~_free(problem).any(0)
-    return solution, exists & (status == Status.CONVERGED) | invalid
+    certain = jnp.ones_like(invalid)
+    if _cones(problem) is not None:
+        certain = (jnp.square(size) <= smallest / 4) | ~_free(problem).any(0)
+        certain = certain & (status == Status.CONVERGED)
+    if has_edge(problem):
+        # Where the weights have no bound, a small decrement is no proof.
+        certain = certain & (status == Status.CONVERGED) & is_inside(problem, beta)
+    return solution, certain | invalid
 
 
 def _cones(problem: Problem) -> Array | None:

@@ -47,6 +47,9 @@ def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
 def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
     """Decide separation for the open lanes, and give all their statistics."""
     found = irls.existence(problem, open_)
+    if irls.has_edge(problem):
+        doubtful = (state.code == Status.CONVERGED) & ~irls.is_inside(problem, state.beta)
+        state = state._replace(code=jnp.where(doubtful, Status.STALLED, state.code).astype(jnp.int32))
     solution, certain = irls.statistics(problem, irls.marked(state, found), config, by_cholesky)
     return irls.concluded(solution, certain, found)
 
@@ -151,7 +154,7 @@ def _descend(config: LBFGS, lane: tuple[Dataset, Array | None, Array]) -> Descen
         outside = jnp.isinf(found.info.decrease_error)
         decrement = jnp.sqrt(jnp.abs(move @ at.gradient) / found.learning_rate / irls.unit(data.dispersion(at.loss)))
         code = jnp.where(stuck | (decrement <= aim), Status.CONVERGED, irls.RUNNING)
-        code = jnp.where(stuck & outside, Status.BOUNDARY, code)
+        code = jnp.where(stuck & outside, Status.STALLED, code)
         return Descent(
             beta=jnp.where(stuck, at.beta, beta),
             loss=jnp.where(stuck, at.loss, found.value),
@@ -165,7 +168,7 @@ def _descend(config: LBFGS, lane: tuple[Dataset, Array | None, Array]) -> Descen
 
     beta = data.average() if start is None else start / unit
     loss, gradient = jax.value_and_grad(data.loss)(beta)
-    code = jnp.where(jnp.isfinite(loss), irls.RUNNING, Status.BOUNDARY)
+    code = jnp.where(jnp.isfinite(loss), irls.RUNNING, Status.STALLED)
     code = jnp.where(invalid, Status.INVALID_DATA, code).astype(jnp.int32)
     first = Descent(
         beta, loss, gradient, jnp.full_like(loss, jnp.inf), optimizer.init(beta), jnp.int32(0), jnp.int32(1), code

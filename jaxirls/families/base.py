@@ -175,6 +175,12 @@ class Family:
         whole_line = self.link.domain == (None, None)
         return not (whole_line and inside(low, family_low) and inside(high, family_high))
 
+    def edges(self, eta: Array) -> list[Array]:
+        """The finite ends of the interval of valid η: the link's, and η of the ends of the family's range of means."""
+        ends = [cast(end, eta) for end in self.link.domain if end is not None]
+        inner = zip(self.mean_range, self.link.image, strict=True)
+        return ends + [self.link(cast(mean, eta)) for mean, reached in inner if mean is not None and mean != reached]
+
     def valid_predictor(self, eta: Array) -> Array:
         """Whether η is in the link's domain and its mean in the family's range."""
         if not self.guards_domain:
