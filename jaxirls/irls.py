@@ -403,7 +403,8 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
     smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
     scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
-    llf = _saturated(problem, at) - 0.5 * deviance / at
+    # Data fitted exactly have, at their dispersion of zero, no bound to their likelihood.
+    llf = _saturated(problem, at) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
 
     penalty = _bending(problem)
     if penalty is not None:
