@@ -146,6 +146,13 @@ class Existence(NamedTuple):
     direction: Array  # (p, T), of recession
 
 
+def _norm(score: Array) -> Array:
+    """Euclidean, of entries whose squares may overflow."""
+    largest = jnp.abs(score).max(0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.square(score / unit[None]).sum(0))
+
+
 def existence(problem: Problem, open_: Array) -> Existence:
     """Decide it for the open lanes."""
     lanes, cones = open_.shape[0], _cones(problem)
@@ -430,7 +437,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
         root=blank(linalg.root_of(factor), invalid | singular),
         aliased=aliased,
         direction=jnp.zeros_like(beta),
-        score_norm=blank(jnp.sqrt(jnp.square(equations.score).sum(0))),
+        score_norm=blank(_norm(equations.score)),
         newton_decrement=blank(decrement),
         min_weight=blank(smallest),
         deviance=blank(deviance, unfitted),

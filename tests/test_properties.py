@@ -80,19 +80,21 @@ def test_affine_changes_of_the_covariates_are_undone(name, seed, rows):
     agree(fit(name, X @ turn, y, weight), fit(name, X, y, weight), lambda beta: np.linalg.solve(turn, beta.T).T)
 
 
-extremes = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-300, 1e-30, 1e30, 1e154, 1e300, np.inf, -np.inf, np.nan])
+EXTREMES = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, 1e-30, 1e30, 1e154, 1e300, np.inf, -np.inf, np.nan])
+
+
+def spoilt(rng, values):
+    """The values with a random share of them, none to all, replaced by extreme ones."""
+    return np.where(rng.random(values.shape) < rng.random(), rng.choice(EXTREMES, values.shape), values)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@given(
-    X=hnp.arrays(float, (B, N, P), elements=extremes | st.floats(-3, 3)),
-    y=hnp.arrays(float, (B, N), elements=extremes | st.integers(0, 3).map(float)),
-    weight=hnp.arrays(float, (B, N), elements=st.sampled_from([0.0, 1.0, 1.0, 3.0])),
-    seed=seeds,
-)
+@given(seed=seeds)
 @many
-def test_whatever_the_data_a_missing_number_has_a_reason(name, X, y, weight, seed):
+def test_whatever_the_data_a_missing_number_has_a_reason(name, seed):
+    rng = np.random.default_rng(seed)
     good_X, good_y, good_weight = simulate(name, seed)
+    X, y, weight = spoilt(rng, good_X), spoilt(rng, good_y), rng.choice([0.0, 1.0, 1.0, 3.0], (B, N))
     X[0], y[0], weight[0] = good_X[0], good_y[0], good_weight[0]
     found = fit(name, X, y, weight)
     status = np.asarray(found.status)
