@@ -19,7 +19,6 @@ from jax.typing import DTypeLike
 
 from jaxirls.families import Family
 from jaxirls.families.base import Working
-from jaxirls.links import slope
 
 STAGES = 8
 
@@ -49,9 +48,8 @@ class Barred(Family):
 
     def working(self, eta: Array, y: Array) -> Working:
         work = self.inner.working(eta, y)
-        observed = -slope(lambda eta: self.inner.working(eta, y).score, eta)
         score, loss = work.score, work.partial_loss
-        weight = jnp.maximum(observed, 0.0)
+        weight = jnp.maximum(self.inner.observed_information(eta, y), 0.0)
         for edge in self.inner.edges(eta):
             inverse = 1 / (eta - edge)
             score = score + self.strength * inverse

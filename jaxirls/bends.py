@@ -45,7 +45,7 @@ def newton_step(penalty: Penalty, rows: Rows, eta: Array, z: Array, half: Array,
         return penalty.rate(family, eta)
 
     bending = unit * jnp.square(z).sum(1) * slope(rate, eta)
-    curvature = rows.weigh(-slope(lambda eta: family.working(eta, rows.y).score, eta) - bending)
+    curvature = rows.weigh(family.observed_information(eta, rows.y) - bending)
     cubes = [_cubes(z, rows.weigh(term)) for term in (rate(eta), slope(family.information, eta))]
     turn = _products(z, curvature) + unit[None] * jnp.einsum("abct,abdt->cdt", *cubes, precision=lax.Precision.HIGHEST)
     newton = factorize(0.5 * (turn + jnp.swapaxes(turn, 0, 1)))

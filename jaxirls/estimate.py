@@ -54,8 +54,7 @@ class Estimate(NamedTuple):
         family, y = self.rows.family, self.rows.y
         if not observed:
             return self.masked(self.rows.var * family.working(self.eta, y).weight)
-        slope = jax.jvp(lambda eta: family.working(eta, y).score, (self.eta,), (jnp.ones_like(self.eta),))[1]
-        return self.masked(-self.rows.var * slope)
+        return self.masked(self.rows.var * family.observed_information(self.eta, y))
 
     def half_inverse(self, observed: bool) -> Array:
         """H with HᵀH the inverse of the expected or observed information plus the penalty's curvature."""

@@ -98,8 +98,7 @@ def _bend(beta: Array, data: Rows) -> Array:
 def observed_information(beta: Array, data: Rows) -> Array:
     """-∂score/∂β; not symmetric, where a penalty's score is no gradient."""
     eta = linear(beta, data)
-    slope = jax.jvp(lambda eta: data.family.working(eta, data.y).score, (eta,), (jnp.ones_like(eta),))[1]
-    information = gram(data, -data.freq * data.var * slope)
+    information = gram(data, data.freq * data.var * data.family.observed_information(eta, data.y))
     if data.penalty is None:
         return information
     p = beta.shape[-1]

@@ -448,13 +448,14 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
         n_iter=state.n_iter,
         status=status,
     )
-    certain = jnp.ones_like(invalid)
+    if _cones(problem) is None and not has_edge(problem):
+        return solution, jnp.ones_like(invalid)
+    certain = status == Status.CONVERGED
     if _cones(problem) is not None:
-        certain = (jnp.square(size) <= smallest / 4) | ~_free(problem).any(0)
-        certain = certain & (status == Status.CONVERGED)
+        certain = certain & ((jnp.square(size) <= smallest / 4) | ~_free(problem).any(0))
     if has_edge(problem):
         # Where the weights have no bound, a small decrement is no proof.
-        certain = certain & (status == Status.CONVERGED) & is_inside(problem, beta)
+        certain = certain & is_inside(problem, beta)
     return solution, certain | invalid
 
 

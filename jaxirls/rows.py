@@ -10,6 +10,13 @@ from jax import Array
 from jaxirls.families import Family
 
 
+def combined(freq_weights: Array | None, var_weights: Array | None) -> Array | None:
+    """The product of both weights; None where all are one."""
+    if freq_weights is None:
+        return var_weights
+    return freq_weights if var_weights is None else freq_weights * var_weights
+
+
 class Rows(NamedTuple):
     """Row data, leaves ``(n, T)``, ``(n, 1)``, ``(1, T)`` or ``(1, 1)``; ``None`` where the user gave nothing."""
 
@@ -26,9 +33,7 @@ class Rows(NamedTuple):
     @property
     def weight(self) -> Array | None:
         """The product of both weights; None where all are one."""
-        if self.freq_weights is None:
-            return self.var_weights
-        return self.freq_weights if self.var_weights is None else self.freq_weights * self.var_weights
+        return combined(self.freq_weights, self.var_weights)
 
     def weigh(self, term: Array) -> Array:
         """The term times the row's weight; exactly zero where the weight is, whatever the term."""

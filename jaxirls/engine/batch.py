@@ -19,7 +19,7 @@ from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.irls import Problem
 from jaxirls.penalties import Penalty
-from jaxirls.rows import Rows
+from jaxirls.rows import Rows, combined
 
 # A few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
@@ -108,15 +108,9 @@ def _lanes_last(leaf: Array) -> Array:
     return with_layout_constraint(jnp.moveaxis(leaf, 0, -1), Layout(major_to_minor=tuple(range(leaf.ndim))))
 
 
-def _weight(tile: Batch) -> Array | None:
-    if tile.freq_weights is None:
-        return tile.var_weights
-    return tile.freq_weights if tile.var_weights is None else tile.freq_weights * tile.var_weights
-
-
 def _emptied(tile: Batch) -> Batch:
     """Rows of weight zero contribute nothing, whatever they hold: give them harmless values."""
-    weight = _weight(tile)
+    weight = combined(tile.freq_weights, tile.var_weights)
     if weight is None:
         return tile
     return tile._replace(
@@ -135,7 +129,7 @@ def _invalid(tile: Batch) -> Array:
     row = ~_finite_rows(tile) | ~tile.family.valid_response(tile.y)
     if tile.offset is not None:
         row = row | ~jnp.isfinite(tile.offset)
-    weight = _weight(tile)
+    weight = combined(tile.freq_weights, tile.var_weights)
     if weight is not None:
         row = row & (weight != 0)
     bad = row.any(1)

@@ -81,6 +81,10 @@ class Family:
         """The weight of ``working``, which is free of the response."""
         return self.working(eta, self.mean(eta)).weight
 
+    def observed_information(self, eta: Array, y: Array) -> Array:
+        """-∂²ℓ/∂η² for unit weight and dispersion, which may be negative."""
+        return -slope(lambda eta: self.working(eta, y).score, eta)
+
     def log_variance_slope(self, eta: Array) -> Array:
         """∂ log V(μ)/∂η."""
         return slope(lambda eta: jnp.log(self.variance(self.link.inverse(eta))), eta)
