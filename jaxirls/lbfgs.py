@@ -17,12 +17,12 @@ import optax
 from jax import Array, lax
 from jax.scipy.sparse.linalg import cg
 
-from jaxirls import irls
 from jaxirls.config import LBFGS
 from jaxirls.data import HIGHEST
 from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import by_cholesky
-from jaxirls.irls import Problem, Solution, State
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
+from jaxirls.proof import Solution, concluded, existence, is_inside, marked, statistics
 from jaxirls.rows import Rows
 from jaxirls.status import Status
 
@@ -38,20 +38,20 @@ dot = partial(jnp.matmul, precision=HIGHEST)
 def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     """Where L-BFGS ends, the statistics there, and which lanes are open: without a proof."""
     state = minimize(problem, config)
-    solution, certain = irls.statistics(problem, state, config, by_cholesky)
+    solution, certain = statistics(problem, state, config, by_cholesky)
     singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
-    state = state._replace(code=jnp.where(singular, irls.ILL_CONDITIONED, state.code).astype(jnp.int32))
+    state = state._replace(code=jnp.where(singular, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ~certain
 
 
 def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
     """Decide separation for the open lanes, and give all their statistics."""
-    found = irls.existence(problem, open_)
-    if irls.has_edge(problem):
-        doubtful = (state.code == Status.CONVERGED) & ~irls.is_inside(problem, state.beta)
+    found = existence(problem, open_)
+    if problem.has_edge:
+        doubtful = (state.code == Status.CONVERGED) & ~is_inside(problem, state.beta)
         state = state._replace(code=jnp.where(doubtful, Status.STALLED, state.code).astype(jnp.int32))
-    solution, certain = irls.statistics(problem, irls.marked(state, found), config, by_cholesky)
-    return irls.concluded(solution, certain, found)
+    solution, certain = statistics(problem, marked(state, found), config, by_cholesky)
+    return concluded(solution, certain, found)
 
 
 class Dataset(NamedTuple):
@@ -103,8 +103,8 @@ class Descent(NamedTuple):
 
 def minimize(problem: Problem, config: LBFGS) -> State:
     """The state in which L-BFGS leaves every lane."""
-    lanes, n, p = problem.invalid.shape[0], problem.design.n, problem.design.p
-    average, dtype = irls.mean_response(problem)[None], problem.rows.y.dtype
+    lanes, n, p = problem.lanes, problem.design.n, problem.design.p
+    average, dtype = problem.mean_response[None], problem.rows.y.dtype
 
     def lane_first(leaf: Array, *shape: int) -> Array:
         return jnp.moveaxis(jnp.broadcast_to(leaf, (*shape, lanes)), -1, 0)
@@ -115,7 +115,7 @@ def minimize(problem: Problem, config: LBFGS) -> State:
         inside=lane_first(problem.rows.family.starting_predictor(average, average), n),
         curvature=lane_first(jnp.zeros((1, 1), dtype) if problem.curvature is None else problem.curvature, p),
         scale=jax.tree.map(lane_first, problem.scale),
-        weight=irls.total_weight(problem),
+        weight=problem.total_weight,
     )
     start = None if problem.start is None else lane_first(problem.start, p)
     # optax is written for JAX's default promotion, and takes the default precision for that of the data.
@@ -152,8 +152,8 @@ def _descend(config: LBFGS, lane: tuple[Dataset, Array | None, Array]) -> Descen
         falls = found.value <= at.loss + NOISE * eps * jnp.abs(at.loss)
         stuck = ~(falls & (beta != at.beta).any())
         outside = jnp.isinf(found.info.decrease_error)
-        decrement = jnp.sqrt(jnp.abs(move @ at.gradient) / found.learning_rate / irls.unit(data.dispersion(at.loss)))
-        code = jnp.where(stuck | (decrement <= aim), Status.CONVERGED, irls.RUNNING)
+        decrement = jnp.sqrt(jnp.abs(move @ at.gradient) / found.learning_rate / error_unit(data.dispersion(at.loss)))
+        code = jnp.where(stuck | (decrement <= aim), Status.CONVERGED, RUNNING)
         code = jnp.where(stuck & outside, Status.STALLED, code)
         return Descent(
             beta=jnp.where(stuck, at.beta, beta),
@@ -168,10 +168,10 @@ def _descend(config: LBFGS, lane: tuple[Dataset, Array | None, Array]) -> Descen
 
     beta = data.average() if start is None else start / unit
     loss, gradient = jax.value_and_grad(data.loss)(beta)
-    code = jnp.where(jnp.isfinite(loss), irls.RUNNING, Status.STALLED)
+    code = jnp.where(jnp.isfinite(loss), RUNNING, Status.STALLED)
     code = jnp.where(invalid, Status.INVALID_DATA, code).astype(jnp.int32)
     first = Descent(
         beta, loss, gradient, jnp.full_like(loss, jnp.inf), optimizer.init(beta), jnp.int32(0), jnp.int32(1), code
     )
-    end = lax.while_loop(lambda at: (at.code == irls.RUNNING) & (at.steps < config.max_iter), step, first)
+    end = lax.while_loop(lambda at: (at.code == RUNNING) & (at.steps < config.max_iter), step, first)
     return end._replace(beta=end.beta * unit)

@@ -18,6 +18,8 @@ from jaxirls.engine.batch import problem
 from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, State
+from jaxirls.proof import Solution, statistics
 from jaxirls.status import Status
 
 __all__ = ["Trace", "trace"]
@@ -110,17 +112,17 @@ def trace(
     laid = problem(as_batch(jax.tree.map(lambda leaf: leaf[None], data)), Dense, 1)
     finish = jax.jit(partial(irls.finish, laid, open_=jnp.ones(1, bool), config=config))
     method, state = by_cholesky, irls.start(laid)
-    if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == irls.ILL_CONDITIONED):
+    if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == ILL_CONDITIONED):
         method = by_qr
         aliased, state = irls.start_independent(laid)
         laid = laid._replace(aliased=aliased)
     step = jax.jit(lambda state: irls.run(laid, state, config, state.n_iter[0] + 1, method))
-    inspect = jax.jit(lambda state, beta: irls.statistics(laid, _running_at(state, beta), config, method)[0])
+    inspect = jax.jit(lambda state, beta: statistics(laid, _running_at(state, beta), config, method)[0])
 
-    history: list[irls.Solution] = []
+    history: list[Solution] = []
     halvings: list[int] = []
     refused = 0
-    while int(state.code[0]) == irls.RUNNING and int(state.n_iter[0]) < config.max_iter:
+    while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
             refused += 1
@@ -152,5 +154,5 @@ def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
     return np.square(np.linalg.cond(np.nan_to_num(roots[:, kept][:, :, kept])))
 
 
-def _running_at(state: irls.State, beta: Array) -> irls.State:
-    return state._replace(beta=beta, code=jnp.full_like(state.code, irls.RUNNING))
+def _running_at(state: State, beta: Array) -> State:
+    return state._replace(beta=beta, code=jnp.full_like(state.code, RUNNING))

@@ -17,8 +17,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxirls.designs import Dense, Design, Lanes, LanesByRow, Shared
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
-from jaxirls.irls import Problem
 from jaxirls.penalties import Penalty
+from jaxirls.problem import Problem
 from jaxirls.rows import Rows, combined
 
 # A few vectors for every operation, whatever the batch, and a tile that stays in cache.

@@ -21,7 +21,7 @@ import numpy as np
 from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, second_round
-from jaxirls.irls import Solution
+from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
 CHUNK_BYTES = 2**23

@@ -18,9 +18,9 @@ from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_batch, fit_planned, is_concrete
 from jaxirls.engine.tiles import padded
-from jaxirls.irls import Solution
 from jaxirls.linalg import condition_number
 from jaxirls.penalties import Penalty
+from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
 

@@ -16,6 +16,8 @@ from jax import Array, lax
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.batch import Batch, Plan, problem
+from jaxirls.problem import Problem, State
+from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -26,29 +28,29 @@ ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
 class Round(NamedTuple):
     """Where B datasets stand, batch axis in front."""
 
-    state: irls.State
-    solution: irls.Solution
+    state: State
+    solution: Solution
     open: Array  # (B,)
 
 
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
-    def load(start: Array) -> irls.Problem:
+    def load(start: Array) -> Problem:
         return problem(_tile(batch, start, layout), layout.design, layout.tile)
 
     return _over_tiles(load, lambda laid: Round(*ALGORITHMS[type(config)].begin(laid, config)), batch.size, layout.tile)
 
 
-def second_round(batch: Batch, state: irls.State, real: Array, layout: Plan, config: Algorithm) -> irls.Solution:
+def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
     """Finish datasets, given where they stand; those that are not ``real`` fill a place."""
 
-    def load(start: Array) -> tuple[irls.Problem, irls.State, Array]:
+    def load(start: Array) -> tuple[Problem, State, Array]:
         part = (state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32)), real)
         own = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile), part)
         return problem(_tile(batch, start, layout), layout.design, layout.tile), *jax.tree.map(_lanes_last, own)
 
-    def work(part: tuple[irls.Problem, irls.State, Array]) -> irls.Solution:
+    def work(part: tuple[Problem, State, Array]) -> Solution:
         laid, state, real = part
         return ALGORITHMS[type(config)].finish(laid, state, real, config)
 
@@ -83,7 +85,7 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     return lax.fori_loop(0, -(-size // tile), step, varying((first, store)))[1]
 
 
-def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> irls.Solution:
+def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Both rounds in one program, for a batch inside a user's own transformation."""
     size, tile = batch.size, layout.tile
     begun = first_round(batch, layout, config)
@@ -91,7 +93,7 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> irls.Solution:
     count = begun.open.sum(dtype=jnp.int32)
     order = jnp.nonzero(begun.open, size=size + tile, fill_value=size)[0].astype(jnp.int32)
 
-    def step(carry: tuple[Array, irls.Solution]) -> tuple[Array, irls.Solution]:
+    def step(carry: tuple[Array, Solution]) -> tuple[Array, Solution]:
         i, solution = carry
         lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
 

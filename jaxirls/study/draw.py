@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxirls.designs import Dense, Design, Lanes, Shared
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.families import Family
-from jaxirls.irls import Problem
+from jaxirls.problem import Problem
 from jaxirls.rows import Rows
 from jaxirls.study.scenario import Scenario
 

@@ -22,6 +22,7 @@ from jaxirls import irls, linalg
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
 from jaxirls.engine.dispatch import cores
+from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
 from jaxirls.study.measures import Tally, merged, tallies
 from jaxirls.study.result import Replicates, StudyResult, Timing
@@ -167,7 +168,7 @@ def _fit_chunk(
     return lax.while_loop(lambda carry: (carry.drawn < count) | (carry.head < carry.tail), body, start).outcome
 
 
-def _outcome(solution: irls.Solution) -> Outcome:
+def _outcome(solution: Solution) -> Outcome:
     """Estimates, and standard errors √(φ diag G⁻¹): with D G D = L Lᵀ, the norms of the columns of L⁻¹D."""
     factor = linalg.factor_of(solution.root)
     p, lanes = solution.params.shape

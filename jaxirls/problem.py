@@ -1,0 +1,127 @@
+r"""T datasets laid out for the loop, and where the loop stands with them. Lanes are on the last axis."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls.bends import bend, whitened
+from jaxirls.config import Algorithm
+from jaxirls.designs import Design
+from jaxirls.dispersion import Scale
+from jaxirls.equations import Equations, System
+from jaxirls.penalties import Penalty
+from jaxirls.rows import Rows
+
+RUNNING, ILL_CONDITIONED = -1, -2
+
+
+class Problem(NamedTuple):
+    """The constant data of T datasets."""
+
+    design: Design
+    rows: Rows
+    penalty: Penalty | None  # leaves (p | 1, T | 1)
+    start: Array | None  # (p, T) or (p, 1)
+    scale: Scale  # (T,) or (1,): a known dispersion; or how to estimate it
+    invalid: Array  # (T,)
+    aliased: Array | None = None  # (p, T): columns left out of the fit, or None
+
+    @property
+    def lanes(self) -> int:
+        """T."""
+        return self.invalid.shape[0]
+
+    @property
+    def system(self) -> System:
+        return System(self.design, self.curvature, self.aliased)
+
+    @property
+    def rank(self) -> Array | int:
+        return self.design.p if self.aliased is None else (~self.aliased).sum(0, dtype=self.rows.y.dtype)
+
+    @property
+    def curvature(self) -> Array | None:
+        """Diagonal of the second derivative of the penalty's quadratic part, (p | 1, T | 1)."""
+        return None if self.penalty is None else self.penalty.diagonal
+
+    @property
+    def free(self) -> Array:
+        """Which columns no penalty holds back, (p, T)."""
+        shape = (self.design.p, self.lanes)
+        return jnp.ones(shape, bool) if self.curvature is None else jnp.broadcast_to(self.curvature == 0, shape)
+
+    @property
+    def bending(self) -> Penalty | None:
+        """The penalty, if it bends the score."""
+        return self.penalty if self.penalty is not None and self.penalty.bends else None
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether the optimum may lie on an edge of the family's domain."""
+        return self.rows.family.guards_domain and self.bending is None
+
+    @property
+    def present(self) -> Array:
+        """Which rows have a positive weight, (n, T)."""
+        weight, shape = self.rows.weight, (self.design.n, self.lanes)
+        return jnp.ones(shape, bool) if weight is None else jnp.broadcast_to(weight > 0, shape)
+
+    @property
+    def total_weight(self) -> Array:
+        """Of all rows, (T,)."""
+        if self.rows.weight is None:
+            return jnp.full(self.lanes, self.design.n, self.rows.y.dtype)
+        return self.design.total(self.rows, lambda rows: rows.weigh(jnp.ones_like(rows.y)), self.lanes)
+
+    @property
+    def mean_response(self) -> Array:
+        """Weighted, (T,)."""
+        return self.design.total(self.rows, lambda rows: rows.weigh(rows.y), self.lanes) / self.total_weight
+
+    def predict(self, beta: Array) -> Array:
+        """The linear predictor with its offset, (n, T)."""
+        return self.rows.shift(self.design.predict(beta))
+
+
+class State(NamedTuple):
+    """What the next turn needs."""
+
+    beta: Array  # (p, T), the accepted coefficients
+    step: Array  # (p, T), the step to try next
+    limit: Array  # (T,), what the objective at the candidate may not exceed
+    decrement: Array  # (T,), Newton decrement at beta, in standard errors
+    halvings: Array  # (T,), of the step being tried
+    n_iter: Array  # (T,), passes made
+    code: Array  # (T,), RUNNING, ILL_CONDITIONED, or how the loop ended for this lane, before proof
+
+
+def bent(
+    problem: Problem, penalty: Penalty, beta: Array, equations: Equations, scale: Array
+) -> tuple[Equations, Array, Array]:
+    """The equations with the bend of the score, the predictor and the whitened rows."""
+    eta = problem.predict(beta)
+    z = whitened(problem.design, equations.factor, beta.shape[1])
+    own = bend(penalty, problem.rows, eta, z, scale)
+    pull = problem.design.pull(own)
+    pull = pull if problem.aliased is None else jnp.where(problem.aliased, 0.0, pull)
+    half = equations.half + (z * own[:, None]).sum(0)
+    return equations._replace(score=equations.score + pull, half=half), eta, z
+
+
+def error_unit(dispersion: Array) -> Array:
+    """What a standard error is, in units of √(sᵀG⁻¹s)."""
+    root = jnp.sqrt(dispersion)
+    return jnp.where(root > 0, root, 1.0)
+
+
+def is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: Algorithm) -> Array:
+    """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
+
+    The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
+    large terms cancel: then only if the step is still small in standard errors.
+    """
+    eps = jnp.finfo(size.dtype).eps
+    return (size <= eps * length) | ((size <= eps * reach) & (decrement <= config.tolerance(size.dtype) ** 0.5))

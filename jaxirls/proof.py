@@ -1,0 +1,191 @@
+r"""The proof at the end of a fit: its statistics, the optimality of its β, and whether a finite estimate exists.
+
+It is made at β however that was found, and every status follows from it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls import linalg
+from jaxirls.barrier import last_strength, room
+from jaxirls.config import Algorithm
+from jaxirls.designs import Terms
+from jaxirls.dispersion import dispersion
+from jaxirls.equations import Method
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding
+from jaxirls.rows import Rows
+from jaxirls.separation import ABSENT, recession, row_cones
+from jaxirls.status import Status
+
+
+class Solution(NamedTuple):
+    """The fit of T datasets, and what is known about it."""
+
+    params: Array  # (p, T)
+    root: Array  # (p, p, T), R, upper triangular: RᵀR = X'WX + penalty at unit dispersion
+    aliased: Array  # (p, T)
+    direction: Array  # (p, T), of recession; zero where there is none
+    score_norm: Array
+    newton_decrement: Array
+    min_weight: Array
+    deviance: Array
+    pearson_chi2: Array
+    scale: Array
+    llf: Array
+    nobs: Array
+    n_iter: Array
+    status: Array
+
+
+def statistics(problem: Problem, state: State, config: Algorithm, method: Method) -> tuple[Solution, Array]:
+    """One pass at the final β, and the proof.
+
+    Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
+    needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of
+    x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J.
+    Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+    """
+    rows, beta = problem.rows, state.beta
+    equations = method(problem.system, beta, rows, _final)
+    factor, singular = equations.factor, equations.singular
+    deviance, chi2, nobs = equations.sums
+    smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
+    scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
+    at = rows.family.likelihood_scale(scale, deviance, nobs)
+    # Data fitted exactly have, at their dispersion of zero, no bound to their likelihood.
+    llf = _saturated(problem, at) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
+
+    penalty = problem.bending
+    if penalty is not None:
+        equations, _, _ = bent(problem, penalty, beta, equations, scale)
+    size = jnp.sqrt(jnp.square(equations.half).sum(0))
+    decrement = size / error_unit(scale)
+    length = jnp.sqrt(jnp.square(linalg.length(factor, beta)) + nobs)
+    limit = is_rounding(size / 64, decrement, length, linalg.reach(factor, beta), config)
+    proven = jnp.isfinite(decrement) & ~singular & ((decrement <= config.tolerance(beta.dtype)) | limit)
+
+    status = jnp.where(state.code == RUNNING, Status.MAX_ITERATIONS, state.code)
+    status = jnp.where(status == ILL_CONDITIONED, Status.RANK_DEFICIENT, status)
+    status = jnp.where((status == Status.CONVERGED) & ~proven, Status.STALLED, status).astype(jnp.int32)
+    invalid = status == Status.INVALID_DATA
+    unfitted = invalid | (status == Status.RANK_DEFICIENT)
+    aliased = jnp.zeros(beta.shape, bool) if problem.aliased is None else problem.aliased & ~invalid[None]
+
+    def blank(value: Array, where: Array = invalid) -> Array:
+        return jnp.where(where, jnp.nan, value)
+
+    solution = Solution(
+        params=blank(beta, unfitted[None] | aliased),
+        root=blank(linalg.root_of(factor), invalid | singular),
+        aliased=aliased,
+        direction=jnp.zeros_like(beta),
+        score_norm=blank(_norm(equations.score)),
+        newton_decrement=blank(decrement),
+        min_weight=blank(smallest),
+        deviance=blank(deviance, unfitted),
+        pearson_chi2=blank(chi2, unfitted),
+        scale=blank(scale, unfitted),
+        llf=blank(llf, unfitted),
+        nobs=nobs,
+        n_iter=state.n_iter,
+        status=status,
+    )
+    if _cones(problem) is None and not problem.has_edge:
+        return solution, jnp.ones_like(invalid)
+    certain = status == Status.CONVERGED
+    if _cones(problem) is not None:
+        certain = certain & ((jnp.square(size) <= smallest / 4) | ~problem.free.any(0))
+    if problem.has_edge:
+        # Where the weights have no bound, a small decrement is no proof.
+        certain = certain & is_inside(problem, beta)
+    return solution, certain | invalid
+
+
+def _final(eta: Array, rows: Rows) -> Terms:
+    """The kernel of the last pass: the sums that the results are made of."""
+    family, y = rows.family, rows.y
+    at = rows.shift(eta)
+    work = family.working(at, y)
+    weight = rows.weigh(work.weight)
+    present = rows.weight
+    freq = jnp.ones_like(at) if rows.freq_weights is None else rows.freq_weights + jnp.zeros_like(at)
+    deviance = rows.weigh(family.unit_deviance(at, y))
+    chi2 = rows.weigh(jnp.square(family.pearson_residual(at, y)))
+    seen = weight if present is None else jnp.where(present > 0, weight, jnp.inf)
+    return Terms(weight, rows.weigh(work.score), (deviance, chi2, freq), (seen,))
+
+
+def _saturated(problem: Problem, scale: Array) -> Array:
+    """The log-likelihood at μ = y, all constants included."""
+
+    def row(data: tuple[Rows, Array]) -> Array:
+        rows, scale = data
+        var = jnp.ones_like(scale) if rows.var_weights is None else rows.var_weights
+        term = rows.family.log_saturated(rows.y, jnp.where(var > 0, var, 1.0) / scale)
+        term = term if rows.freq_weights is None else rows.freq_weights * term
+        present = rows.weight
+        return term if present is None else jnp.where(present > 0, term, 0.0)
+
+    return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
+
+
+def _norm(score: Array) -> Array:
+    """Euclidean, of entries whose squares may overflow."""
+    largest = jnp.abs(score).max(0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.square(score / unit[None]).sum(0))
+
+
+def is_inside(problem: Problem, beta: Array) -> Array:
+    """Whether β is so far from the edge that the barrier would not move it by much."""
+    return room_left(problem, beta) > last_strength(beta.dtype) ** 0.5
+
+
+def room_left(problem: Problem, beta: Array) -> Array:
+    """The smallest room that a predictor has to the edge of the domain, (T,); zero outside."""
+    family, eta = problem.rows.family, problem.predict(beta)
+    distance = jnp.where(family.valid_predictor(eta), room(family, eta), 0.0)
+    return jnp.where(problem.present, distance, jnp.inf).min(0)
+
+
+class Existence(NamedTuple):
+    """Whether T datasets have a finite estimate, as far as that is proven."""
+
+    separated: Array  # (T,), they have none
+    overlap: Array  # (T,), they have one
+    direction: Array  # (p, T), of recession
+
+
+def existence(problem: Problem, open_: Array) -> Existence:
+    """Decide it for the open lanes."""
+    lanes, cones = open_.shape[0], _cones(problem)
+    if cones is None:
+        direction = jnp.zeros((problem.design.p, lanes), problem.rows.y.dtype)
+        return Existence(jnp.zeros(lanes, bool), jnp.ones(lanes, bool), direction)
+    cone = jnp.where(problem.present & open_[None], cones, ABSENT)
+    # Along a direction that a penalty holds back nothing recedes.
+    found = recession(jnp.where(problem.free[None], problem.design.lanes(lanes), 0.0), cone)
+    return Existence(open_ & found.separated, found.decided & ~found.separated, found.direction)
+
+
+def _cones(problem: Problem) -> Array | None:
+    """The cones of the rows, or None where a finite estimate always exists: for some links, and under a bent score."""
+    return None if problem.bending is not None else row_cones(problem.rows.family, problem.rows.y)
+
+
+def marked(state: State, found: Existence) -> State:
+    """The state with the separated lanes stopped."""
+    return state._replace(code=jnp.where(found.separated, Status.SEPARATED, state.code).astype(jnp.int32))
+
+
+def concluded(solution: Solution, certain: Array, found: Existence) -> Solution:
+    """The solution with the status that is proven, and the proof of separation."""
+    undecided = (solution.status == Status.CONVERGED) & ~certain & ~found.overlap
+    status = jnp.where(undecided, Status.MAX_ITERATIONS, solution.status)
+    status = jnp.where((status == Status.CONVERGED) & solution.aliased.any(0), Status.RANK_DEFICIENT, status)
+    direction = jnp.where(found.separated, found.direction, 0.0)
+    return solution._replace(status=status.astype(jnp.int32), direction=direction)
