@@ -30,6 +30,10 @@ Rows = Any
 SLABS = 4
 # Rows whose factors are multiplied before the logarithm is taken: at most 2³², within any floating type.
 LOG_ROWS = 32
+# Rows that a GPU's kernel reads before it writes its sums back.
+BLOCK_ROWS = 8
+# Rows whose weighted copy is made at a time, at least, by matrix products.
+DENSE_ROWS = 256
 
 
 class Terms(NamedTuple):
@@ -183,6 +187,60 @@ class LanesByRow(Lanes):
         return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LanesByBlock(Lanes):
+    """The same layout, a block of rows a turn by straight-line code: on a GPU one kernel, every sum in a register."""
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        n, p, lanes = self.x.shape
+
+        def row(i: Array) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
+            """What row i adds to the sums, its minima, and its excess."""
+
+            def own(leaf: Array) -> Array:
+                one = leaf.shape[0] == 1
+                return leaf if one else lax.dynamic_slice_in_dim(leaf, i, 1, allow_negative_indices=False)
+
+            x = own(self.x)
+            terms = kernel(_combine(x, beta), jax.tree.map(own, rows))
+            columns = [x[:, j] for j in range(p)]
+            weighted = [terms.weight * column for column in columns]
+            sums = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
+            sums += [terms.residual * column for column in columns]
+            return (*sums, *terms.sums), terms.minima, terms.excess
+
+        def block(i: Array | int, carry: _Block, size: int = BLOCK_ROWS) -> _Block:
+            product = None
+            for k in range(size):
+                sums, minima, excess = row(jnp.int32(i * BLOCK_ROWS + k))
+                carry = _Block(
+                    tuple(map(jnp.add, carry.sums, sums)), tuple(map(jnp.minimum, carry.minima, minima)), carry.log
+                )
+                if excess is not None:
+                    product = 1 + excess if product is None else product * (1 + excess)
+            return carry if product is None else carry._replace(log=carry.log + jnp.log(product))
+
+        zero = jnp.zeros((1, lanes), self.x.dtype)
+        sums, minima, _ = jax.eval_shape(row, jnp.int32(0))
+        carry = _Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero)
+        whole, rest = divmod(n, BLOCK_ROWS)
+        carry = lax.fori_loop(jnp.int32(0), jnp.int32(whole), block, varying(carry, self.x, rows, beta))
+        carry = jax.tree.map(lambda leaf: leaf[0], block(whole, carry, rest))
+        totals = iter(carry.sums)
+        gram = _symmetric([[next(totals) for _ in range(j + 1)] for j in range(p)])
+        score = jnp.stack([next(totals) for _ in range(p)])
+        return Sums(gram, score, tuple(totals), carry.minima, carry.log)
+
+
+class _Block(NamedTuple):
+    """The sums of the rows seen so far, each (1, T)."""
+
+    sums: tuple[Array, ...]
+    minima: tuple[Array, ...]
+    log: Array
+
+
 class _Running(NamedTuple):
     """The sums of the rows seen so far."""
 
@@ -258,7 +316,7 @@ class Dense:
         return jnp.einsum("tnp,nt->pt", self.x, residual, precision=lax.Precision.HIGHEST)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        block = max(1, min(self.n, 2**22 // max(1, self.p * self.x.shape[0])))
+        block = min(self.n, max(DENSE_ROWS, 2**22 // (self.p * self.x.shape[0])))
         whole = self.n // block
 
         def part(start: Array | int, size: int) -> Sums:
@@ -290,7 +348,7 @@ def _combine(x: Array, beta: Array) -> Array:
     return eta
 
 
-def _symmetric(triangle: Sequence[Array]) -> Array:
+def _symmetric(triangle: Sequence[Array | list[Array]]) -> Array:
     """The symmetric (p, p, T) matrix of a lower triangle given by rows."""
     p = len(triangle)
     return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])

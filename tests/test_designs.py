@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxirls.designs import Dense, Lanes, LanesByRow, Shared, Terms
+from jaxirls.designs import Dense, Lanes, LanesByBlock, LanesByRow, Shared, Terms
 
 LANES = 3
 
@@ -21,7 +21,7 @@ def laid(design, x):
 
 
 @pytest.mark.parametrize("n", [3, 71])
-@pytest.mark.parametrize("design", [Lanes, LanesByRow, Shared, Dense])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Shared, Dense])
 def test_one_pass_gives_the_sums_that_numpy_gives(design, n):
     rng = np.random.default_rng(n)
     x = rng.normal(size=(LANES, n, 2))
@@ -47,7 +47,7 @@ def test_a_product_of_many_factors_does_not_overflow_in_float32():
     n = 4000
     excess = np.full((n, LANES), 0.999, np.float32)
     rows = (jnp.asarray(excess), jnp.ones((n, 1), jnp.float32))
-    for design in (Lanes, LanesByRow, Dense):
+    for design in (Lanes, LanesByRow, LanesByBlock, Dense):
         x = np.ones((LANES, n, 1), np.float32)
         total = laid(design, x).accumulate(
             jnp.zeros((1, LANES), jnp.float32),

@@ -6,6 +6,7 @@ A tile is T consecutive (or gathered) datasets with that axis moved last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,20 +15,27 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from jaxirls.designs import Dense, Design, Lanes, LanesByRow, Shared
+from jaxirls.designs import Dense, Design, Lanes, LanesByBlock, LanesByRow, Shared
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows, combined
 
-# A few vectors for every operation, whatever the batch, and a tile that stays in cache.
-LANES_TILE = 16
-ROWS_TILE = 64
 # Beyond these a dataset is large enough for matrix products of its own.
 LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
+# On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
+LANES_TILE = 16
+ROWS_TILE = 64
 SHARED_TILE = 64
+# On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round, as its
+# small kernels take the same time for few lanes as for these. Of more rows the chain of kernels would be long.
+GPU_TILE = 2**17
+GPU_REST = 2**14
+GPU_BYTES = 2**30
+GPU_ROWS = 2**11
+WARP = 32
 
 
 class Batch(NamedTuple):
@@ -49,31 +57,68 @@ class Batch(NamedTuple):
         """B."""
         return max(leaf.shape[0] for leaf in jax.tree.leaves(self))
 
+    @property
+    def bytes(self) -> int:
+        """Of what one dataset has to itself."""
+        own = (leaf for leaf in jax.tree.leaves(self) if leaf.shape[0] > 1)
+        return max(1, sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in own))
+
     def select(self, pick: Callable[[Array], Array]) -> Batch:
         """The batch with ``pick`` applied to every leaf that differs between datasets."""
         return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
 
 
 class Plan(NamedTuple):
-    """How a batch is laid out; a function of shapes alone."""
+    """How a batch is laid out; a function of shapes and the platform alone."""
 
     design: type[Design]
-    tile: int
+    tile: int  # datasets of a tile, in the first round
+    rest: int  # and in the second
 
 
 def plan(batch: Batch) -> Plan:
-    """Choose the design and the tile. The design never depends on B, so that neither does a result."""
+    """Choose the design and the tiles. The design never depends on B, so that neither does a result."""
+    return _plan_cpu(batch) if platform(batch) == "cpu" else _plan_gpu(batch)
+
+
+def platform(batch: Batch) -> str:
+    """Where the batch is fitted: where X lies or, of a batch that is being traced, the default device."""
+    if isinstance(batch.x, Array) and not isinstance(batch.x, jax.core.Tracer):
+        return next(iter(batch.x.devices())).platform
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return getattr(device, "platform", device) or jax.default_backend()
+
+
+def _plan_cpu(batch: Batch) -> Plan:
     _, n, p = batch.x.shape
     if p > LANES_COLUMNS or n * p > LANES_ELEMENTS:
-        return Plan(Dense, 1)
-    if batch.x.shape[0] == 1 and batch.size > 1:
-        return Plan(Shared, SHARED_TILE)
-    return Plan(LanesByRow, ROWS_TILE) if _vectorizes_rows() else Plan(Lanes, LANES_TILE)
+        return Plan(Dense, 1, 1)
+    if _has_one_design(batch):
+        return Plan(Shared, SHARED_TILE, SHARED_TILE)
+    # Since JAX 0.12 the compiler turns a loop over rows into vector code.
+    by_row = jax.__version_info__ >= (0, 12)
+    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE) if by_row else Plan(Lanes, LANES_TILE, LANES_TILE)
 
 
-def _vectorizes_rows() -> bool:
-    """Whether XLA turns a loop over rows into vector code: on CPU, since the compiler of JAX 0.12."""
-    return jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 12)
+def _plan_gpu(batch: Batch) -> Plan:
+    _, n, p = batch.x.shape
+    design: type[Design] = LanesByBlock
+    if p > LANES_COLUMNS or n > GPU_ROWS:
+        design = Dense
+    elif _has_one_design(batch):
+        design = Shared
+    room = max(1, GPU_BYTES // batch.bytes)
+    most = min(GPU_TILE, 1 << (room.bit_length() - 1))
+    if batch.size <= most:  # one tile of a power of two, so that batch sizes share programs
+        tile = 1 << (batch.size - 1).bit_length()
+    else:  # tiles of much the same size, in whole warps
+        tile = -(-batch.size // -(-batch.size // most))
+        tile = min(most, -(-tile // WARP) * WARP)
+    return Plan(design, tile, min(tile, GPU_REST))
+
+
+def _has_one_design(batch: Batch) -> bool:
+    return batch.x.shape[0] == 1 and batch.size > 1
 
 
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:

@@ -2,8 +2,8 @@ r"""Who runs a batch: one program inside the user's own, or chunks on the machin
 
 XLA runs a CPU program whose loops carry a dependence, as these do, on one core. Called with concrete arrays on a
 CPU, the engine therefore cuts the batch into chunks and runs one compiled program over them on as many threads as
-there are cores; the second round is compiled only if a dataset needs it. Traced batches (under ``jit``, say) and other
-devices get one program with both rounds.
+there are cores. On another device the first round is one program over the whole batch. Either way the second round is
+compiled only if a dataset needs it. Traced batches (under ``jit``, say) get one program with both rounds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxirls.config import Algorithm
-from jaxirls.engine.batch import Batch, Plan, plan
-from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, second_round
+from jaxirls.engine.batch import Batch, Plan, plan, platform
+from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round
 from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
@@ -30,8 +30,10 @@ CHUNKS_PER_CORE = 2
 # Where the processor has vectors of 512 bits, use them: LLVM prefers 256, which measures slower here.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
 
-_first_round = jax.jit(first_round, static_argnums=(1, 2), compiler_options=_WIDE)
-_second_round = jax.jit(second_round, static_argnums=(3, 4), compiler_options=_WIDE)
+_first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=_WIDE)
+_second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=_WIDE)
+_first_round = jax.jit(first_round, static_argnums=(1, 2))
+_refined = jax.jit(refined, static_argnums=(3, 4))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
@@ -44,32 +46,44 @@ def fit_batch(batch: Batch, config: Algorithm) -> Solution:
 
 def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Fit a batch of at least one tile in a given layout."""
-    run = _on_cores if _is_concrete_on_cpu(batch) else _fit_tiles
-    return run(batch, layout, config)
+    if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in jax.tree.leaves(batch)):
+        return _fit_tiles(batch, layout, config)
+    return (_on_cores if platform(batch) == "cpu" else _on_device)(batch, layout, config)
+
+
+def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
+    """The fits of concrete data where they lie."""
+    begun = _first_round(batch, layout, config)
+    lanes = np.flatnonzero(begun.open)
+    places = np.full((-(-lanes.size // layout.rest), layout.rest), batch.size, np.int32)
+    places.ravel()[: lanes.size] = lanes
+    for at in places:
+        begun = _refined(batch, begun, at, layout, config)
+    return begun.solution
 
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
-    (device,) = jax.tree.leaves(batch)[0].devices()
+    (device,) = batch.x.devices()
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
-        return _first_round(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
+        return _first_chunk(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = _joined(_on_threads(begin, starts, (_signature(batch), chunk, layout, config)), twice)
+    begun = _joined(_on_threads(begin, starts, device, (_signature(batch), chunk, layout, config)), twice)
     solution = begun.solution
     lanes = np.flatnonzero(begun.open)
     if lanes.size:
-        places = np.resize(lanes, -(-lanes.size // layout.tile) * layout.tile).reshape(-1, layout.tile)
+        places = np.resize(lanes, -(-lanes.size // layout.rest) * layout.rest).reshape(-1, layout.rest)
 
         def finish(at: np.ndarray) -> Solution:
             part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
-            return _second_round(part, state, np.ones(layout.tile, bool), layout, config)
+            return _second_chunk(part, state, np.ones(layout.rest, bool), layout, config)
 
-        finished = _joined(_on_threads(finish, list(places), (_signature(batch), layout, config)), 0)
+        finished = _joined(_on_threads(finish, list(places), device, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
     return jax.device_put(solution, device)
 
@@ -77,13 +91,15 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 _seen: set[Hashable] = set()
 
 
-def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], program: Hashable) -> list[Any]:
+def _on_threads(
+    task: Callable[[Any], Any], arguments: Sequence[Any], device: jax.Device, program: Hashable
+) -> list[Any]:
     """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
 
     wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
 
     def call(argument: Any) -> Any:
-        with jax.enable_x64(wide):
+        with jax.enable_x64(wide), jax.default_device(device):
             return jax.tree.map(np.asarray, task(argument))
 
     done = []
@@ -114,10 +130,8 @@ def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _chunk(batch: Batch, layout: Plan) -> int:
     """Datasets a chunk: a power of two of tiles, within ``CHUNK_BYTES``, so that batch sizes share programs."""
-    leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1]
-    each = sum(leaf.size // leaf.shape[0] * leaf.dtype.itemsize for leaf in leaves)
     share = batch.size // (CHUNKS_PER_CORE * cores() * layout.tile)
-    tiles = max(1, min(CHUNK_BYTES // max(1, each * layout.tile), share))
+    tiles = max(1, min(CHUNK_BYTES // (batch.bytes * layout.tile), share))
     return layout.tile << (tiles.bit_length() - 1)
 
 
@@ -129,10 +143,3 @@ def cores() -> int:
 def is_concrete(tree: Any) -> bool:
     """Whether no leaf is being traced."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _is_concrete_on_cpu(batch: Batch) -> bool:
-    if not is_concrete(batch):
-        return False
-    devices = {device for leaf in jax.tree.leaves(batch) for device in leaf.devices()}
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"

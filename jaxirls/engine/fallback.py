@@ -44,6 +44,7 @@ def fit_with_fallback(batch: Batch, config: Algorithm) -> Outcome:
     first = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape[1:])), first)
     flagged = _flagged(first, fallback, config)
     layout = plan(batch)
+    layout = layout._replace(tile=layout.rest)
     batch = padded(batch._replace(penalty=fallback, fallback=None), max(size, layout.tile))
     refit = _refit_concrete if is_concrete((batch, flagged)) else _refit_traced
     second = refit(batch, first, flagged, layout, config)

@@ -37,28 +37,18 @@ def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
     def load(start: Array) -> Problem:
-        return problem(_tile(batch, start, layout), layout.design, layout.tile)
+        tile = batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile))
+        return problem(tile, layout.design, layout.tile)
 
     return _over_tiles(load, lambda laid: Round(*ALGORITHMS[type(config)].begin(laid, config)), batch.size, layout.tile)
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
-    """Finish datasets, given where they stand; those that are not ``real`` fill a place."""
-
-    def load(start: Array) -> tuple[Problem, State, Array]:
-        part = (state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32)), real)
-        own = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile), part)
-        return problem(_tile(batch, start, layout), layout.design, layout.tile), *jax.tree.map(_lanes_last, own)
-
-    def work(part: tuple[Problem, State, Array]) -> Solution:
-        laid, state, real = part
-        return ALGORITHMS[type(config)].finish(laid, state, real, config)
-
-    return _over_tiles(load, work, real.shape[0], layout.tile)
-
-
-def _tile(batch: Batch, start: Array, layout: Plan) -> Batch:
-    return batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile))
+    """Finish one tile of datasets, given where they stand; those that are not ``real`` fill a place."""
+    state = state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
+    laid = problem(batch, layout.design, layout.rest)
+    solution = ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, state), real, config)
+    return jax.tree.map(_batch_first, solution)
 
 
 def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int) -> Any:
@@ -85,27 +75,33 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     return lax.fori_loop(0, -(-size // tile), step, varying((first, store)))[1]
 
 
+def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
+    """The first round with ``layout.rest`` of its lanes finished; a number out of range is an empty place."""
+
+    def gather(leaf: Array) -> Array:
+        return leaf.at[lanes].get(mode="clip")
+
+    state = jax.tree.map(gather, begun.state)
+    part = second_round(batch.select(gather), state, lanes < batch.size, layout, config)
+    put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), begun.solution, part)
+    return begun._replace(solution=put)
+
+
 def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Both rounds in one program, for a batch inside a user's own transformation."""
-    size, tile = batch.size, layout.tile
+    size, rest = batch.size, layout.rest
     begun = first_round(batch, layout, config)
     # Open lanes first, in their order; past them, an index out of range marks an empty place.
     count = begun.open.sum(dtype=jnp.int32)
-    order = jnp.nonzero(begun.open, size=size + tile, fill_value=size)[0].astype(jnp.int32)
+    order = jnp.nonzero(begun.open, size=size + rest, fill_value=size)[0].astype(jnp.int32)
 
-    def step(carry: tuple[Array, Solution]) -> tuple[Array, Solution]:
-        i, solution = carry
-        lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
+    def step(carry: tuple[Array, Round]) -> tuple[Array, Round]:
+        i, begun = carry
+        lanes = lax.dynamic_slice_in_dim(order, i * rest, rest)
+        return i + 1, refined(batch, begun, lanes, layout, config)
 
-        def gather(leaf: Array) -> Array:
-            return leaf.at[lanes].get(mode="clip")
-
-        part = second_round(batch.select(gather), jax.tree.map(gather, begun.state), lanes < size, layout, config)
-        put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
-        return i + 1, put
-
-    start = varying((jnp.int32(0), begun.solution), batch)
-    return lax.while_loop(lambda carry: carry[0] * tile < count, step, start)[1]
+    start = varying((jnp.int32(0), begun), batch)
+    return lax.while_loop(lambda carry: carry[0] * rest < count, step, start)[1].solution
 
 
 def padded(batch: Batch, size: int) -> Batch:

@@ -29,8 +29,8 @@ LARGEST_COUNT_MEAN = 2.0**30
 
 
 def layout(scenario: Scenario) -> Plan:
-    """How the engine lays out such datasets, and how many to a tile; a function of the dataset's shape alone."""
-    many, dtype = 2**31 - 1, jnp.dtype(scenario.dtype)
+    """How the engine lays out such datasets, and how many to a tile; whatever the chunk."""
+    many, dtype = max(2, scenario.replicates), jnp.dtype(scenario.dtype)
     x = jax.ShapeDtypeStruct((many if scenario.design.redraw else 1, scenario.n, scenario.p), dtype)
     y = jax.ShapeDtypeStruct((many, scenario.n), dtype)
     return plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
