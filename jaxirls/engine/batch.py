@@ -29,8 +29,8 @@ LANES_ELEMENTS = 2**17
 LANES_TILE = 16
 ROWS_TILE = 64
 SHARED_TILE = 64
-# On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round, as its
-# small kernels take the same time for few lanes as for these. Of more rows the chain of kernels would be long.
+# On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
+# small kernels take as long for few. Of more rows the chain of kernels would be long.
 GPU_TILE = 2**17
 GPU_REST = 2**14
 GPU_BYTES = 2**30
