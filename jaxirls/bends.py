@@ -47,18 +47,18 @@ def newton_step(penalty: Penalty, rows: Rows, eta: Array, z: Array, half: Array,
     bending = unit * jnp.square(z).sum(1) * slope(rate, eta)
     curvature = rows.weigh(family.observed_information(eta, rows.y) - bending)
     cubes = [_cubes(z, rows.weigh(term)) for term in (rate(eta), slope(family.information, eta))]
-    turn = _products(z, curvature) + unit[None] * jnp.einsum("abct,abdt->cdt", *cubes, precision=lax.Precision.HIGHEST)
+    turn = products(z, curvature) + unit[None] * jnp.einsum("abct,abdt->cdt", *cubes, precision=lax.Precision.HIGHEST)
     newton = factorize(0.5 * (turn + jnp.swapaxes(turn, 0, 1)))
     step = backward(newton, forward(newton, half))
     far = jnp.sqrt(jnp.square(step).sum(0)) / (LEAP * jnp.sqrt(jnp.square(half).sum(0)))
     return jnp.where(newton.pivot > 0, step / jnp.maximum(far, 1.0)[None], half)
 
 
-def _products(z: Array, weight: Array) -> Array:
+def products(z: Array, weight: Array) -> Array:
     """Σᵢ wᵢ zᵢzᵢ', (p, p, T)."""
     return jnp.einsum("nat,nbt->abt", z * weight[:, None], z, precision=lax.Precision.HIGHEST)
 
 
 def _cubes(z: Array, weight: Array) -> Array:
     """Σᵢ wᵢ zᵢ⊗zᵢ⊗zᵢ, (p, p, p, T), a column of the first factor at a time."""
-    return lax.map(lambda column: _products(z, column * weight), jnp.moveaxis(z, 1, 0))
+    return lax.map(lambda column: products(z, column * weight), jnp.moveaxis(z, 1, 0))

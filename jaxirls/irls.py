@@ -6,7 +6,7 @@ and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) 
 errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
 
 Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish``, by steps from
-QR, on the columns of X that are linearly independent.
+QR, on the columns of X that are linearly independent. Lanes that the first passes leave open go on by Newton's steps.
 
 Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of the loop's condition.
 """
@@ -26,6 +26,7 @@ from jaxirls.config import IRLS
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion, is_estimated
 from jaxirls.equations import Equations, Method, by_cholesky, by_qr, independent
+from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding
 from jaxirls.proof import Solution, concluded, existence, is_inside, marked, room_left, statistics
@@ -63,7 +64,7 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
-    state = run(problem, marked(state, found), config, config.max_iter, by_cholesky)
+    state = run(problem, marked(state, found), config, config.max_iter, sharpened(by_cholesky, problem.rows.family))
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
@@ -88,7 +89,7 @@ def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[A
     problem = problem._replace(aliased=aliased)
     # Where no estimate exists, a few steps on the way to infinity.
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
-    state = run(problem, state, config, limit, by_qr)
+    state = run(problem, state, config, limit, sharpened(by_qr, problem.rows.family))
     return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
 
 

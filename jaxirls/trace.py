@@ -15,10 +15,11 @@ from jaxirls import irls
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
-from jaxirls.equations import by_cholesky, by_qr
+from jaxirls.equations import Method, by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, State
+from jaxirls.newton import sharpened
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
 from jaxirls.proof import Solution, statistics
 from jaxirls.status import Status
 
@@ -116,13 +117,15 @@ def trace(
         method = by_qr
         aliased, state = irls.start_independent(laid)
         laid = laid._replace(aliased=aliased)
-    step = jax.jit(lambda state: irls.run(laid, state, config, state.n_iter[0] + 1, method))
+    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, family)))
+    early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method))
     inspect = jax.jit(lambda state, beta: statistics(laid, _running_at(state, beta), config, method)[0])
 
     history: list[Solution] = []
     halvings: list[int] = []
     refused = 0
     while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
+        step = early if int(state.n_iter[0]) < irls.FIRST_PASSES else late
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
             refused += 1
@@ -146,6 +149,10 @@ def trace(
         halvings=np.asarray(halvings),
         status=Status(int(final.status[0])),
     )
+
+
+def _one_turn(laid: Problem, config: IRLS, method: Method, state: State) -> State:
+    return irls.run(laid, state, config, state.n_iter[0] + 1, method)
 
 
 def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:

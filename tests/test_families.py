@@ -115,6 +115,18 @@ def test_unit_deviance(model):
     assert (got >= 0).all()
 
 
+def test_observed_information_is_the_expected_one_under_the_canonical_link():
+    canonical_models = [model for model in MODELS if model.is_canonical]
+    assert {type(model).__name__ for model in canonical_models} == set(families.FAMILIES) - {
+        "NegativeBinomial",
+        "Tweedie",
+    }
+    for model in canonical_models:
+        eta, y = grid(model, reach=10.0)
+        observed = evaluate(model.observed_information, eta, y)
+        np.testing.assert_allclose(observed, evaluate(model.working, eta, y).weight, rtol=1e-10)
+
+
 @every_model
 @pytest.mark.parametrize("distance", [1e-2, 1e-5])
 def test_unit_deviance_does_not_cancel_near_saturation(model, distance):

@@ -58,6 +58,31 @@ def test_the_objective_never_rises_on_the_way():
         assert (np.diff(history.deviance) <= 1e-10 * history.deviance[:-1]).all()
 
 
+@pytest.mark.parametrize("solver", ["cholesky", "qr"])
+def test_links_that_score_slowly_converge_on_few_rows(solver):
+    """Scoring takes hundreds of steps on a tenth of these, or none that converges. Every score is formed anew here."""
+    rng = np.random.default_rng(7)
+    X, y = rng.normal(size=(800, 10, 2)), (rng.random((800, 10)) < 0.5).astype(float)
+    fit = ji.fit(X, y, ji.Binomial(link=links.Cauchy()), config=ji.IRLS(solver=solver))
+    separated = ji.detect_separation(X, y, ji.Binomial(link=links.Cauchy())).separated
+    np.testing.assert_array_equal(fit.status, np.where(separated, Status.SEPARATED, Status.CONVERGED))
+    assert np.max(fit.n_iter, where=~separated, initial=0) < 60
+    eta = np.einsum("bnp,bp->bn", X, fit.params)
+    mean, density = 0.5 + np.arctan(eta) / np.pi, 1 / (np.pi * (1 + eta**2))
+    terms = (density * (y / mean - (1 - y) / (1 - mean)))[..., None] * X
+    assert (np.abs(terms.sum(1)) <= 1e-10 * np.abs(terms).sum(1))[~separated].all()
+
+
+def test_the_history_ends_where_the_fit_does():
+    rng = np.random.default_rng(7)
+    X, y = rng.normal(size=(20, 2)), (rng.random(20) < 0.5).astype(float)
+    family = ji.Binomial(link=links.Cauchy())
+    history, fit = ji.trace(X, y, family), ji.fit(X, y, family)
+    assert history.status == fit.status == Status.CONVERGED
+    assert len(history) == fit.n_iter + 1
+    np.testing.assert_allclose(history.beta[-1], fit.params, rtol=1e-12)
+
+
 def test_gamma_with_heavy_tails_and_the_inverse_link():
     """Responses over eight orders of magnitude, a link whose domain ends: every set converges, to a score of zero."""
     rng = np.random.default_rng(2)

@@ -54,6 +54,7 @@ class Family:
       discrete: whether the response lies on the lattice 0, 1, 2, ..., so that ``cdf`` is a staircase.
       has_atoms: whether some responses have positive probability, so that quantile residuals are drawn.
       row_parameters: the parameters that hold one value a row, like the response; all others hold one value a dataset.
+      canonical_link: the class of the link under which η is the natural parameter, if there is one.
     """
 
     has_dispersion: ClassVar[bool] = False
@@ -61,6 +62,7 @@ class Family:
     support: ClassVar[str] = "any finite number"
     discrete: ClassVar[bool] = False
     row_parameters: ClassVar[tuple[str, ...]] = ()
+    canonical_link: ClassVar[type[Link] | None] = None
 
     link: Link
 
@@ -68,6 +70,11 @@ class Family:
         if self.link is None or isinstance(self.link, str | type):
             shown = self.link.__name__ if isinstance(self.link, type) else repr(self.link)
             raise ValueError(f"link must be an instance of a link, got {shown}; write, for example, links.Log()")
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether expected and observed information are one for every response."""
+        return type(self.link) is self.canonical_link
 
     def working(self, eta: Array, y: Array) -> Working:
         """Score, weight and loss at η."""

@@ -40,6 +40,7 @@ class Binomial(Family):
     support = "between 0 and the number of trials"
     discrete = True
     row_parameters = ("trials",)
+    canonical_link = Logit
 
     trials: Array | float | None = None
     link: Link = field(default_factory=Logit)

@@ -35,6 +35,7 @@ class Gaussian(Family):
     """Normal response, V = 1. Default link: identity."""
 
     has_dispersion = True
+    canonical_link = Identity
 
     link: Link = field(default_factory=Identity)
 
@@ -131,6 +132,7 @@ class Poisson(PowerVariance):
 
     support = "zero or positive"
     discrete = True
+    canonical_link = Log
 
     link: Link = field(default_factory=Log)
 
@@ -160,6 +162,7 @@ class Gamma(PowerVariance):
 
     has_dispersion = True
     support = "positive"
+    canonical_link = InversePower
 
     link: Link = field(default_factory=InversePower)
 
@@ -188,6 +191,7 @@ class InverseGaussian(PowerVariance):
 
     has_dispersion = True
     support = "positive"
+    canonical_link = InverseSquared
 
     link: Link = field(default_factory=InverseSquared)
 

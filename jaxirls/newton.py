@@ -1,0 +1,66 @@
+r"""Newton's equations: those of the observed information, in the lanes where it is positive definite; else Fisher's.
+
+Fisher scoring nears the optimum by the factor by which the two differ: in many small steps where rows are few, and
+hardly at all where the likelihood is not concave (Cauchy). Under a canonical link there is no difference.
+
+From the Gram matrix the observed information is one more pass with other weights. These may be negative, and √W X = QR
+then does not exist: there it is I + Σᵢ (oᵢ - wᵢ) zᵢzᵢ' in the coordinates z = R⁻ᵀx in which the expected one is I.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxirls import linalg
+from jaxirls.bends import products, whitened
+from jaxirls.designs import Kernel, Terms
+from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr
+from jaxirls.families import Family
+from jaxirls.rows import Rows
+
+__all__ = ["sharpened"]
+
+
+def sharpened(method: Method, family: Family) -> Method:
+    """The method that makes Newton's equations where ``method`` makes Fisher's."""
+    if family.is_canonical:
+        return method
+    return _by_newton_and_qr if method is by_qr else _by_newton
+
+
+def _by_newton(system: System, beta: Array, rows: Rows, kernel: Kernel) -> Equations:
+    def observed(eta: Array, rows: Rows) -> Terms:
+        at = rows.shift(eta)
+        weight = rows.family.observed_information(at, rows.y)
+        return Terms(rows.weigh(weight), rows.weigh(rows.family.working(at, rows.y).score))
+
+    fisher = by_cholesky(system, beta, rows, kernel)
+    newton = by_cholesky(system, beta, rows, observed)
+    return _merged(fisher, newton.factor, newton.half, ~newton.singular)
+
+
+def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -> Equations:
+    fisher, p = by_qr(system, beta, rows, kernel), system.design.p
+    at = rows.shift(system.design.predict(beta))
+    surplus = rows.weigh(rows.family.observed_information(at, rows.y) - rows.family.working(at, rows.y).weight)
+    z = whitened(system.design, fisher.factor, beta.shape[1])
+    turn = jnp.eye(p, dtype=z.dtype)[:, :, None] + products(z, surplus)
+    newton = linalg.factorize(turn)
+    root = jnp.einsum("abt,bct->act", linalg.root_of(newton), linalg.root_of(fisher.factor), precision="highest")
+    definite = newton.pivot > float(jnp.finfo(z.dtype).eps) ** 0.5
+    return _merged(fisher, linalg.factor_of(root), linalg.forward(newton, fisher.half), definite)
+
+
+def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array) -> Equations:
+    def choose(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(definite, a, b), new, old)
+
+    return fisher._replace(
+        factor=choose(factor, fisher.factor),
+        half=choose(half, fisher.half),
+        singular=fisher.singular & ~definite,
+    )
