@@ -28,7 +28,7 @@ from jaxirls.dispersion import dispersion, is_estimated
 from jaxirls.equations import Equations, Method, by_cholesky, by_qr, independent
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.proof import Solution, concluded, existence, is_inside, marked, room_left, statistics
 from jaxirls.rows import Rows
 from jaxirls.status import Status
@@ -193,9 +193,9 @@ def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State
 def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
     """One least squares step from η₀ = g(starting mean): the target Wη₀ + score, less the offset."""
     rows, average = data
-    work = rows.family.working(rows.family.starting_predictor(rows.y, average), rows.y)
-    target = work.weight * _target(rows, rows.y, average) + work.score
-    return Terms(rows.weigh(work.weight), rows.weigh(target))
+    weight, target = rows.family.starting_regression(rows.y, average)
+    target = target if rows.offset is None else target - weight * rows.offset
+    return Terms(rows.weigh(weight), rows.weigh(target))
 
 
 def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
@@ -275,12 +275,10 @@ def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations,
     def kernel(eta: Array, rows: Rows) -> Terms:
         at = rows.shift(eta)
         work = rows.family.working(at, rows.y)
-        loss, excess = work.loss, None
-        if work.excess is not None and rows.weight is None:
-            loss, excess = work.partial_loss, work.excess
+        loss, excess = loss_terms(rows, work)
         if rows.family.guards_domain:
-            loss = jnp.where(rows.family.valid_predictor(at), loss, jnp.inf)
-        sums = [rows.weigh(loss)]
+            loss = jnp.where(rows.family.valid_predictor(at), loss, rows.weigh(jnp.full_like(loss, jnp.inf)))
+        sums = [loss]
         if free:
             sums.append(rows.weigh(jnp.square(rows.family.pearson_residual(at, rows.y))))
         return Terms(rows.weigh(work.weight), rows.weigh(work.score), tuple(sums), excess=excess)

@@ -121,6 +121,10 @@ class Link:
         """log(μ/(1-μ))."""
         return self.log_inverse(eta) - self.log_complement(eta)
 
+    def root_odds(self, eta: Array) -> Array:
+        """√(μ/(1-μ))."""
+        return jnp.exp(0.5 * self.log_odds(eta))
+
     def log_complement_deriv(self, eta: Array) -> Array:
         """d log(1-μ)/dη."""
         return -self.inverse_deriv(eta) / (1 - self.inverse(eta))
@@ -296,6 +300,9 @@ class Logit(Link):
 
     def log_odds(self, eta: Array) -> Array:
         return eta
+
+    def root_odds(self, eta: Array) -> Array:
+        return jnp.where(eta >= 0, 1 / _root_decay(eta), _root_decay(eta))
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.inverse(eta)
@@ -478,9 +485,14 @@ def _magnitude(eta: Array) -> Array:
     return jnp.where(eta >= 0, eta, -eta)
 
 
+def _root_decay(eta: Array) -> Array:
+    """exp(-|η|/2)."""
+    return jnp.exp(-0.5 * _magnitude(eta))
+
+
 def _decay(eta: Array) -> Array:
     """exp(-|η|)."""
-    return jnp.exp(-_magnitude(eta))
+    return jnp.square(_root_decay(eta))
 
 
 def _larger(eta: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxirls.config import Algorithm
 from jaxirls.designs import Design
 from jaxirls.dispersion import Scale
 from jaxirls.equations import Equations, System
+from jaxirls.families.base import Working
 from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
 
@@ -77,6 +78,14 @@ class Problem(NamedTuple):
         return self.design.total(self.rows, lambda rows: rows.weigh(jnp.ones_like(rows.y)), self.lanes)
 
     @property
+    def nobs(self) -> Array:
+        """The number of observations that the rows stand for, (T,)."""
+        freq = self.rows.freq_weights
+        if freq is None:
+            return jnp.full(self.lanes, self.design.n, self.rows.y.dtype)
+        return self.design.total(freq, lambda freq: freq, self.lanes)
+
+    @property
     def mean_response(self) -> Array:
         """Weighted, (T,)."""
         return self.design.total(self.rows, lambda rows: rows.weigh(rows.y), self.lanes) / self.total_weight
@@ -96,6 +105,13 @@ class State(NamedTuple):
     halvings: Array  # (T,), of the step being tried
     n_iter: Array  # (T,), passes made
     code: Array  # (T,), RUNNING, ILL_CONDITIONED, or how the loop ended for this lane, before proof
+
+
+def loss_terms(rows: Rows, work: Working) -> tuple[Array, Array | None]:
+    """The loss of every row, (n, T); and, if all weights are one, an excess that it leaves to ``designs.Terms``."""
+    if work.excess is not None and rows.weight is None:
+        return work.partial_loss, work.excess
+    return rows.weigh(work.loss), None
 
 
 def bent(

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxirls import linalg
 from jaxirls.barrier import last_strength, room
 from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion
-from jaxirls.equations import Method
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding
+from jaxirls.equations import Equations, Method
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, recession, row_cones
 from jaxirls.status import Status
@@ -52,7 +52,8 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
     rows, beta = problem.rows, state.beta
     equations = method(problem.system, beta, rows, _final)
     factor, singular = equations.factor, equations.singular
-    deviance, chi2, nobs = equations.sums
+    nobs, chi2 = problem.nobs, equations.sums[1]
+    deviance = _deviance(problem, beta, equations)
     smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
     scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
@@ -112,11 +113,33 @@ def _final(eta: Array, rows: Rows) -> Terms:
     work = family.working(at, y)
     weight = rows.weigh(work.weight)
     present = rows.weight
-    freq = jnp.ones_like(at) if rows.freq_weights is None else rows.freq_weights + jnp.zeros_like(at)
-    deviance = rows.weigh(family.unit_deviance(at, y))
+    if family.saturates(y) is None:
+        deviance, excess = rows.weigh(family.unit_deviance(at, y)), None
+    else:
+        deviance, excess = loss_terms(rows, work)
     chi2 = rows.weigh(jnp.square(family.pearson_residual(at, y)))
     seen = weight if present is None else jnp.where(present > 0, weight, jnp.inf)
-    return Terms(weight, rows.weigh(work.score), (deviance, chi2, freq), (seen,))
+    return Terms(weight, rows.weigh(work.score), (deviance, chi2), (seen,), excess)
+
+
+def _deviance(problem: Problem, beta: Array, equations: Equations) -> Array:
+    """From the last pass: twice its loss, in lanes where that does not cancel with the likelihood at saturation."""
+    family, y = problem.rows.family, problem.rows.y
+    saturated, total = family.saturates(y), equations.sums[0]
+    if saturated is None:
+        return total
+    twice = 2 * (total + equations.log_excess)
+    certain = (saturated | ~problem.present).all(0)
+
+    def row(data: tuple[Array, Rows]) -> Array:
+        eta, rows = data
+        return rows.weigh(family.unit_deviance(eta, rows.y))
+
+    def summed() -> Array:
+        whole = problem.design.total((problem.predict(beta), problem.rows), row, problem.lanes)
+        return jnp.where(certain, twice, whole)
+
+    return lax.cond(certain.all(), lambda: twice, summed)
 
 
 def _saturated(problem: Problem, scale: Array) -> Array:

@@ -237,6 +237,19 @@ def canonical(kind):
     ]
 
 
+def test_binary_responses_start_from_the_weights_of_scoring():
+    y, average = np.array([0.0, 1.0, 0.25]), np.array([0.1])
+    for link in (links.Logit(), links.Probit(), links.CLogLog(), links.Log()):
+        model = families.Binomial(link=link)
+        got = np.array(model.starting_regression(y, average))
+        mean = 0.5 * (y + 0.98 * average + 0.01)
+        slope = 1 / jax.vmap(jax.grad(link))(mean)
+        weight = slope**2 / (mean * (1 - mean))
+        want = np.array([weight, weight * (link(mean) + (y - mean) / slope)])
+        np.testing.assert_allclose(got[:, :2], want[:, :2], rtol=1e-10)
+        np.testing.assert_allclose(got[:, 2], got[:, :2] @ [0.75, 0.25], rtol=1e-12)
+
+
 @pytest.mark.parametrize("model", canonical(set(families.FAMILIES)), ids=name)
 @pytest.mark.parametrize("dispersion", [(1.0, 1.0), (1.2, 2.0)])
 def test_sampler_moments(model, dispersion):

@@ -104,6 +104,10 @@ class Family:
         """2φ (ℓ(y; y) - ℓ(y; μ)) for unit weight, with no cancellation between the two."""
         raise NotImplementedError(f"{type(self).__name__} must define unit_deviance(eta, y)")
 
+    def saturates(self, y: Array) -> Array | None:
+        """Which responses have ℓ(y; y) = 0, so that the loss is half the deviance; None where that is not asked for."""
+        return None
+
     def log_saturated(self, y: Array, precision: Array) -> Array:
         """ℓ at μ = y, for a row with ``weight / scale = precision``."""
         raise NotImplementedError(f"{type(self).__name__} must define log_saturated(y, precision)")
@@ -170,6 +174,12 @@ class Family:
     def starting_predictor(self, y: Array, average: Array) -> Array:
         """η of ``starting_mean``."""
         return self.link(self.starting_mean(y, average))
+
+    def starting_regression(self, y: Array, average: Array) -> tuple[Array, Array]:
+        """W and Wz of the least squares problem that scoring from ``starting_predictor`` solves."""
+        eta = self.starting_predictor(y, average)
+        work = self.working(eta, y)
+        return work.weight, work.weight * eta + work.score
 
     def valid_response(self, y: Array) -> Array:
         """Whether each response lies in the support."""

@@ -86,6 +86,9 @@ class Binomial(Family):
             return counts(eta, y)
         return _unless_binary(y, lambda: counts(eta, y), 2 * self.working(eta, y).loss)
 
+    def saturates(self, y: Array) -> Array | None:
+        return None if self.trials is not None else ~_is_fraction(y)
+
     def log_saturated(self, y: Array, precision: Array) -> Array:
         m = self._m(y)
 
@@ -112,7 +115,7 @@ class Binomial(Family):
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
         m = self._m(eta)
-        root = jnp.exp(0.5 * self.link.log_odds(eta))
+        root = self.link.root_odds(eta)
         residual = y / root - (m - y) * root
         return residual if self.trials is None else residual / jnp.sqrt(m)
 
@@ -146,7 +149,19 @@ class Binomial(Family):
         return jax.random.binomial(key, number, mu, dtype=mu.dtype) / cast(weight, mu)
 
     def starting_mean(self, y: Array, average: Array) -> Array:
-        return (y + 0.5) / (self._m(y) + 1)
+        if self.trials is not None:
+            return (y + 0.5) / (self._m(y) + 1)
+        return 0.5 * (y + 0.98 * average + 0.01)
+
+    def starting_regression(self, y: Array, average: Array) -> tuple[Array, Array]:
+        if self.trials is not None:
+            return super().starting_regression(y, average)
+        # A row is a failure or a success, or is taken for a mixture of the two: no function of y is computed a row.
+        failure, success = (
+            super(Binomial, self).starting_regression(jnp.full_like(average, end), average) for end in (0.0, 1.0)
+        )
+        weight, target = (low + y * (high - low) for low, high in zip(failure, success, strict=True))
+        return weight, target
 
     def valid_response(self, y: Array) -> Array:
         return (y >= 0) & (y <= self._m(y))
@@ -260,7 +275,11 @@ def _cox_snell(x: Array) -> Array:
     return _BETA * betainc(a, a, x)
 
 
+def _is_fraction(y: Array) -> Array:
+    return (y != 0) & (y != 1)
+
+
 def _unless_binary(y: Array, general: Callable[[], Array], binary: Array) -> Array:
     """``binary`` where y is 0 or 1, else ``general``, whose entropies or log-gammas are computed only if asked for."""
-    fraction = (y != 0) & (y != 1)
+    fraction = _is_fraction(y)
     return lax.cond(jnp.any(fraction), lambda: jnp.where(fraction, general(), binary), lambda: binary)
