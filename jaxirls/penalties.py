@@ -128,6 +128,10 @@ class Jeffreys(_BiasReducing):
     of full rank, separated or not (Kosmidis & Firth 2021, Biometrika 108, 71-82), and equals that of R's brglm2 with
     ``type = "MPL_Jeffreys"``. Standard errors are those of (X'WX)⁻¹ at the estimate, as there.
 
+    With a link that reaches means which the family does not have (log-binomial, identity Poisson) X'WX grows without
+    bound towards that edge, and with it the penalized likelihood. The estimate is then a local maximum inside, and a
+    dataset that has none ends STALLED or MAX_ITERATIONS; without the penalty the optimum is found on the edge itself.
+
     The dispersion must be known: families that estimate one need ``scale=``.
 
     Example:
@@ -154,7 +158,8 @@ class MeanBiasReduction(_BiasReducing):
 
     The estimate equals that of R's brglm2 with ``type = "AS_mean"``, and of ``ji.Jeffreys()`` for a canonical link. Off
     it the equations belong to no likelihood, so that there are no likelihood-ratio tests. Standard errors are those of
-    (X'WX)⁻¹ at the estimate.
+    (X'WX)⁻¹ at the estimate. With a link that reaches means which the family does not have, the equations need not have
+    a root; the status then says so.
 
     The dispersion must be known: families that estimate one need ``scale=``.
 
