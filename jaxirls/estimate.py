@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST, Rows, gram, linear, rows_of
+from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
 from jaxirls.families import NOT_STORED, Family
 from jaxirls.fit import check_arguments
 from jaxirls.linalg import half_inverse, plus_diagonal
@@ -89,7 +89,8 @@ def at_estimate(
         raise ValueError(f"fit must be the result of ji.fit, got {type(fit).__name__}")
     p = fit.params.shape[-1]
     family = family_of(fit, family)
-    data = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
+    checked = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
+    data: Data = jax.tree.map(jnp.asarray, checked)
     if data.X.shape[-1] != p:
         raise ValueError(f"X has {data.X.shape[-1]} columns, the fit {p} coefficients: give the design of the fit")
     leads = [fit.shape, *(value.shape[:-core] for value, core in _cores(data))]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
@@ -154,8 +155,9 @@ def _broadcast_and_fit(config: Algorithm, data: Data) -> Outcome:
         own, core = leaf.shape[: leaf.ndim - rank], leaf.shape[leaf.ndim - rank :]
         if math.prod(own) == 1:
             return leaf.reshape(1, *core)
-        aligned = leaf.reshape((1,) * (len(lead) - len(own)) + leaf.shape)
-        return jnp.broadcast_to(aligned, (*lead, *core)).reshape(size, *core)
+        if own != lead:
+            leaf = jnp.broadcast_to(leaf.reshape((1,) * (len(lead) - len(own)) + leaf.shape), (*lead, *core))
+        return leaf.reshape(size, *core)
 
     outcome = fit_with_fallback(as_batch(jax.tree.map(flat, data, ranks)), config)
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
@@ -271,7 +273,7 @@ def check_arguments(
     dtype = jnp.result_type(*floating) if floating else jnp.zeros(()).dtype
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"the data are {dtype}: fits run in float32 or float64; convert X and y")
-    cast = {name: None if a is None else a.astype(dtype) for name, a in arrays.items()}
+    cast: dict[str, Any] = {name: None if a is None else a.astype(dtype, copy=False) for name, a in arrays.items()}
     family = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), family)
     for name in family.row_parameters:
         value = getattr(family, name)
@@ -285,8 +287,8 @@ def check_arguments(
     if is_open(family) and scale is not None:
         raise ValueError(f"scale is {scale!r} while alpha is estimated, and both measure the dispersion: drop scale")
     data = Data(
-        X_.astype(dtype),
-        y_.astype(dtype),
+        cast["X"],
+        cast["y"],
         cast["offset"],
         cast["freq_weights"],
         cast["var_weights"],
@@ -313,6 +315,9 @@ def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:
 
 
 def _numeric(name: str, value: ArrayLike) -> Array:
+    """An array of JAX's; or NumPy's own, which the engine copies chunk by chunk as it fits them."""
+    if _is_plain(value):
+        return value  # type: ignore[return-value]
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -320,3 +325,8 @@ def _numeric(name: str, value: ArrayLike) -> Array:
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
         raise ValueError(f"{name} has dtype {array.dtype}: expected real numbers")
     return array
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JAX would take the array as it is."""
+    return type(value) is np.ndarray and value.dtype in (np.float32, jnp.zeros(()).dtype)

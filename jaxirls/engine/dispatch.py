@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, plan, platform
@@ -46,9 +47,16 @@ def fit_batch(batch: Batch, config: Algorithm) -> Solution:
 
 def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Fit a batch of at least one tile in a given layout."""
-    if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in jax.tree.leaves(batch)):
+    if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
         return _fit_tiles(batch, layout, config)
-    return (_on_cores if platform(batch) == "cpu" else _on_device)(batch, layout, config)
+    if platform(batch) == "cpu":
+        return _on_cores(batch, layout, config)
+    return _on_device(jax.tree.map(jnp.asarray, batch), layout, config)
+
+
+def _on_devices(batch: Batch) -> list[Array]:
+    """The leaves that are JAX's; NumPy's are on no device yet."""
+    return [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, Array)]
 
 
 def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
@@ -64,7 +72,7 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
-    (device,) = batch.x.devices()
+    device = _cpu(batch)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
@@ -86,6 +94,11 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
         finished = _joined(_on_threads(finish, list(places), device, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
     return jax.device_put(solution, device)
+
+
+def _cpu(batch: Batch) -> jax.Device:
+    placed = {device for leaf in _on_devices(batch) for device in leaf.devices() if device.platform == "cpu"}
+    return next(iter(placed), jax.devices("cpu")[0])
 
 
 _seen: set[Hashable] = set()

@@ -107,6 +107,8 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 def padded(batch: Batch, size: int) -> Batch:
     """The batch filled up to ``size`` datasets by repeating its last."""
     extra = size - batch.size
+    if extra == 0:
+        return batch
     if batch.size == 1:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape[1:])), batch)
     return batch.select(lambda leaf: jnp.pad(leaf, ((0, extra),) + ((0, 0),) * (leaf.ndim - 1), mode="edge"))
