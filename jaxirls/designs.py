@@ -30,8 +30,6 @@ Rows = Any
 SLABS = 4
 # Rows whose factors are multiplied before the logarithm is taken: at most 2³², within any floating type.
 LOG_ROWS = 32
-# Rows that a GPU's kernel reads before it writes its sums back.
-BLOCK_ROWS = 8
 # Rows whose weighted copy is made at a time, at least, by matrix products.
 DENSE_ROWS = 256
 
@@ -192,28 +190,29 @@ class LanesByRow(Lanes):
 class LanesByBlock(Lanes):
     """The same layout, a block of rows a turn by straight-line code: on a GPU one kernel, every sum in a register."""
 
+    @property
+    def block(self) -> int:
+        """Rows a turn."""
+        return 8
+
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape
 
         def row(i: Array) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
             """What row i adds to the sums, its minima, and its excess."""
 
-            def own(leaf: Array) -> Array:
-                one = leaf.shape[0] == 1
-                return leaf if one else lax.dynamic_slice_in_dim(leaf, i, 1, allow_negative_indices=False)
-
-            x = own(self.x)
-            terms = kernel(_combine(x, beta), jax.tree.map(own, rows))
+            x = _row(self.x, i)
+            terms = kernel(_combine(x, beta), jax.tree.map(lambda leaf: _row(leaf, i), rows))
             columns = [x[:, j] for j in range(p)]
             weighted = [terms.weight * column for column in columns]
             sums = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
             sums += [terms.residual * column for column in columns]
             return (*sums, *terms.sums), terms.minima, terms.excess
 
-        def block(i: Array | int, carry: _Block, size: int = BLOCK_ROWS) -> _Block:
+        def turn(i: Array | int, carry: _Block, size: int = self.block) -> _Block:
             product = None
             for k in range(size):
-                sums, minima, excess = row(jnp.int32(i * BLOCK_ROWS + k))
+                sums, minima, excess = row(jnp.int32(i * self.block + k))
                 carry = _Block(
                     tuple(map(jnp.add, carry.sums, sums)), tuple(map(jnp.minimum, carry.minima, minima)), carry.log
                 )
@@ -224,13 +223,35 @@ class LanesByBlock(Lanes):
         zero = jnp.zeros((1, lanes), self.x.dtype)
         sums, minima, _ = jax.eval_shape(row, jnp.int32(0))
         carry = _Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero)
-        whole, rest = divmod(n, BLOCK_ROWS)
-        carry = lax.fori_loop(jnp.int32(0), jnp.int32(whole), block, varying(carry, self.x, rows, beta))
-        carry = jax.tree.map(lambda leaf: leaf[0], block(whole, carry, rest))
+        whole, rest = divmod(n, self.block)
+        carry = lax.fori_loop(jnp.int32(0), jnp.int32(whole), turn, varying(carry, self.x, rows, beta))
+        carry = jax.tree.map(lambda leaf: leaf[0], turn(whole, carry, rest))
         totals = iter(carry.sums)
         gram = _symmetric([[next(totals) for _ in range(j + 1)] for j in range(p)])
         score = jnp.stack([next(totals) for _ in range(p)])
         return Sums(gram, score, tuple(totals), carry.minima, carry.log)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InOneKernel(LanesByBlock):
+    """The same, its first passes in one kernel, see ``kernel``."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Streamed(LanesByBlock):
+    """The same inside a kernel, which holds no column of rows at once."""
+
+    @property
+    def block(self) -> int:
+        return 16 // self.x.dtype.itemsize  # up to eight columns then fit in 255 registers
+
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        def add(i: Array, total: Array) -> Array:
+            return total + term(jax.tree.map(lambda leaf: _row(leaf, i), rows))
+
+        return lax.fori_loop(jnp.int32(0), jnp.int32(self.n), add, jnp.zeros((1, count), self.x.dtype))[0]
 
 
 class _Block(NamedTuple):
@@ -338,6 +359,11 @@ class Dense:
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         return _row_sum(term(rows), self.n, count)
+
+
+def _row(leaf: Array, i: Array) -> Array:
+    """Row i of row data, (1, T); what is the same for every row stays."""
+    return leaf if leaf.shape[0] == 1 else lax.dynamic_slice_in_dim(leaf, i, 1, allow_negative_indices=False)
 
 
 def _combine(x: Array, beta: Array) -> Array:

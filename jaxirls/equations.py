@@ -46,8 +46,7 @@ def by_cholesky(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equat
     total = system.design.accumulate(beta, rows, kernel)
     gram, score = total.gram, total.score
     if system.curvature is not None:
-        p, lanes = score.shape
-        gram = gram.at[jnp.arange(p), jnp.arange(p)].add(jnp.broadcast_to(system.curvature, (p, lanes)))
+        gram = gram + jnp.where(jnp.eye(system.design.p, dtype=bool)[:, :, None], system.curvature[None], 0.0)
         score = score - system.curvature * beta
     factor = linalg.factorize(gram)
     singular = ~(factor.pivot > pivot_tolerance(system.design.p, score.dtype))

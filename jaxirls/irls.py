@@ -13,6 +13,7 @@ Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jaxirls.config import IRLS
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion, is_estimated
 from jaxirls.equations import Equations, Method, by_cholesky, by_qr, independent
+from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
@@ -42,8 +44,7 @@ FIRST_BENT_PASSES = 12
 
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
-    passes = FIRST_PASSES if problem.bending is None else FIRST_BENT_PASSES
-    state = run(problem, start(problem), config, min(passes, config.max_iter), by_cholesky)
+    state = in_one_kernel(partial(first_passes, config), problem)
     solution, certain = statistics(problem, state, config, by_cholesky)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
@@ -56,6 +57,12 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     ill = _ill_conditioned(problem, state, solution, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, (state.code == RUNNING) | ill | ~certain
+
+
+def first_passes(config: IRLS, problem: Problem) -> State:
+    """Start, and as many passes as most lanes need."""
+    passes = FIRST_PASSES if problem.bending is None else FIRST_BENT_PASSES
+    return run(problem, start(problem), config, min(passes, config.max_iter), by_cholesky)
 
 
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from jaxirls.designs import Dense, Design, Lanes, LanesByBlock, LanesByRow, Shared
+from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
+from jaxirls.kernel import GROUP
 from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows, combined
@@ -35,7 +36,8 @@ GPU_TILE = 2**17
 GPU_REST = 2**14
 GPU_BYTES = 2**30
 GPU_ROWS = 2**11
-WARP = 32
+# Whether the first passes are one kernel, where that runs. Not before it has been measured on a GPU.
+ONE_KERNEL = False
 
 
 class Batch(NamedTuple):
@@ -78,15 +80,16 @@ class Plan(NamedTuple):
 
 def plan(batch: Batch) -> Plan:
     """Choose the design and the tiles. The design never depends on B, so that neither does a result."""
-    return _plan_cpu(batch) if platform(batch) == "cpu" else _plan_gpu(batch)
+    return _plan_cpu(batch) if device(batch).platform == "cpu" else _plan_gpu(batch)
 
 
-def platform(batch: Batch) -> str:
-    """Where the batch is fitted: where X lies or, of a batch that is being traced, the default device."""
-    if isinstance(batch.x, Array) and not isinstance(batch.x, jax.core.Tracer):
-        return next(iter(batch.x.devices())).platform
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    return getattr(device, "platform", device) or jax.default_backend()
+def device(batch: Batch) -> jax.Device:
+    """Where the batch is fitted: where X lies or, if that is on no device yet, y and so on; else the default device."""
+    for leaf in jax.tree.leaves(batch):
+        if isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer):
+            return next(iter(leaf.devices()))
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return default if isinstance(default, jax.Device) else jax.local_devices(backend=default)[0]
 
 
 def _plan_cpu(batch: Batch) -> Plan:
@@ -102,7 +105,7 @@ def _plan_cpu(batch: Batch) -> Plan:
 
 def _plan_gpu(batch: Batch) -> Plan:
     _, n, p = batch.x.shape
-    design: type[Design] = LanesByBlock
+    design: type[Design] = InOneKernel if ONE_KERNEL and runs_kernels(device(batch)) else LanesByBlock
     if p > LANES_COLUMNS or n > GPU_ROWS:
         design = Dense
     elif _has_one_design(batch):
@@ -110,11 +113,18 @@ def _plan_gpu(batch: Batch) -> Plan:
     room = max(1, GPU_BYTES // batch.bytes)
     most = min(GPU_TILE, 1 << (room.bit_length() - 1))
     if batch.size <= most:  # one tile of a power of two, so that batch sizes share programs
-        tile = 1 << (batch.size - 1).bit_length()
-    else:  # tiles of much the same size, in whole warps
+        least = min(GROUP, most) if issubclass(design, Lanes) else 1
+        tile = max(least, 1 << (batch.size - 1).bit_length())
+    else:  # tiles of much the same size, in whole groups
         tile = -(-batch.size // -(-batch.size // most))
-        tile = min(most, -(-tile // WARP) * WARP)
+        tile = min(most, -(-tile // GROUP) * GROUP)
     return Plan(design, tile, min(tile, GPU_REST))
+
+
+def runs_kernels(device: jax.Device) -> bool:
+    """Whether ``kernel`` can be used: JAX aborts the process where a GPU is too old for it."""
+    capability = getattr(device, "compute_capability", "0.0")
+    return jax.__version_info__ >= (0, 11) and float(capability) >= 9
 
 
 def _has_one_design(batch: Batch) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxirls.config import Algorithm
-from jaxirls.engine.batch import Batch, Plan, plan, platform
+from jaxirls.engine.batch import Batch, Plan, device, plan
 from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round
 from jaxirls.proof import Solution
 
@@ -49,7 +49,7 @@ def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """Fit a batch of at least one tile in a given layout."""
     if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
         return _fit_tiles(batch, layout, config)
-    if platform(batch) == "cpu":
+    if device(batch).platform == "cpu":
         return _on_cores(batch, layout, config)
     return _on_device(jax.tree.map(jnp.asarray, batch), layout, config)
 
@@ -72,7 +72,7 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
-    device = _cpu(batch)
+    home = device(batch)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
@@ -81,7 +81,7 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
         return _first_chunk(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = _joined(_on_threads(begin, starts, device, (_signature(batch), chunk, layout, config)), twice)
+    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
     solution = begun.solution
     lanes = np.flatnonzero(begun.open)
     if lanes.size:
@@ -91,28 +91,21 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
             part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
             return _second_chunk(part, state, np.ones(layout.rest, bool), layout, config)
 
-        finished = _joined(_on_threads(finish, list(places), device, (_signature(batch), layout, config)), 0)
+        finished = _joined(_on_threads(finish, list(places), home, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
-    return jax.device_put(solution, device)
-
-
-def _cpu(batch: Batch) -> jax.Device:
-    placed = {device for leaf in _on_devices(batch) for device in leaf.devices() if device.platform == "cpu"}
-    return next(iter(placed), jax.devices("cpu")[0])
+    return jax.device_put(solution, home)
 
 
 _seen: set[Hashable] = set()
 
 
-def _on_threads(
-    task: Callable[[Any], Any], arguments: Sequence[Any], device: jax.Device, program: Hashable
-) -> list[Any]:
+def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], home: jax.Device, program: Hashable) -> list[Any]:
     """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
 
     wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
 
     def call(argument: Any) -> Any:
-        with jax.enable_x64(wide), jax.default_device(device):
+        with jax.enable_x64(wide), jax.default_device(home):
             return jax.tree.map(np.asarray, task(argument))
 
     done = []

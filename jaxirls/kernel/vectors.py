@@ -1,0 +1,263 @@
+r"""A program over lanes with every row of every array a vector of its own.
+
+The loop is written for arrays whose last axis are the lanes, ``(p, p, T)`` and ``(p, T)``. A kernel has no such arrays:
+it has vectors of T lanes, one element a thread, in registers. ``evaluate`` runs a program of the first kind on values
+of the second. An array of shape ``(*lead, T)`` becomes a NumPy array of objects of shape ``(*lead, 1)``, each entry a
+vector ``(T,)`` or, where it is the same for every lane, a scalar. Elementwise operations act on the entries; operations
+that move entries about move objects and cost nothing; sums over leading axes are chains of additions.
+
+So the kernel computes what the program computes, with its formulas and in its order. Row data stay in memory
+(``Stored``) and are read a row at a time. What cannot be done so raises ``UnsupportedError``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend import core
+
+__all__ = ["Cells", "Lanes", "Stored", "UnsupportedError", "evaluate"]
+
+Value = Any  # a vector (T,), a traced scalar, or a NumPy scalar that is known now
+Cells = np.ndarray  # of values
+
+
+class UnsupportedError(Exception):
+    """The program does what a kernel of vectors cannot."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in memory; ``read`` gives the value at an index of its axes but the last."""
+
+    read: Callable[..., Value]
+
+    def cells(self, first: Sequence[Value], sizes: tuple[int, ...]) -> Cells:
+        """The cells from index ``first`` on."""
+        out = np.empty((*sizes[:-1], 1), object)
+        for at in np.ndindex(*sizes[:-1]):
+            out[(*at, 0)] = self.read(*(i + k if k else i for i, k in zip(first, at, strict=False)))
+        return out
+
+
+Operand = Cells | Stored
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The vectors of a kernel: T, and how a scalar becomes one."""
+
+    count: int
+    spread: Callable[[Value, Any], Array]  # of a scalar and a dtype
+
+    def vector(self, value: Value, dtype: Any) -> Array:
+        return value if np.shape(value) else self.spread(value, dtype)
+
+
+def evaluate(program: core.ClosedJaxpr, lanes: Lanes, arguments: Sequence[Operand]) -> list[Cells]:
+    """The results of a program traced with ``lanes.count`` lanes, the length of the last axis of no other array."""
+    return _Evaluation(lanes).run(program.jaxpr, program.consts, arguments)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The rules, for the vectors of one kernel."""
+
+    lanes: Lanes
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Operand]) -> list[Any]:
+        known = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        known |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> Operand:
+            return self.constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
+
+        for equation in jaxpr.eqns:
+            results = self.apply(equation, [read(atom) for atom in equation.invars])
+            known.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def constant(self, value: Any) -> Cells:
+        array = np.asarray(value)
+        return _each(lambda entry: array.dtype.type(entry), array[..., :1] if self.is_laned(array) else array)
+
+    def is_laned(self, aval: Any) -> bool:
+        return aval.shape[-1:] == (self.lanes.count,)
+
+    def shape(self, aval: Any) -> tuple[int, ...]:
+        """Of the cells of an array."""
+        return (*aval.shape[:-1], 1) if self.is_laned(aval) else tuple(aval.shape)
+
+    def apply(self, equation: Any, operands: list[Any]) -> list[Any]:
+        name, params = equation.primitive.name, equation.params
+        avals = [atom.aval for atom in equation.invars]
+        if name in INLINED:
+            inner = params[INLINED[name]]
+            return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+        if name == "while":
+            return self.loop(params, operands, equation.outvars)
+        if name == "dynamic_slice" and isinstance(operands[0], Stored):
+            return [operands[0].cells([index[()] for index in operands[1:]], params["slice_sizes"])]
+        if any(isinstance(operand, Stored) for operand in operands):
+            raise UnsupportedError(f"{name} of all rows at once")
+        if name == "optimization_barrier":
+            return operands
+        if name in FOLDS:
+            return [self.fold(FOLDS[name], operands[0], avals[0], params["axes"])]
+        bound = partial(equation.primitive.bind, **params)
+        if name in ELEMENTWISE:
+            dtypes = [aval.dtype for aval in avals]
+            other = ELEMENTWISE[name]
+            function = partial(self.entry, bound if other is None else partial(other, **params), dtypes)
+            shape = self.shape(equation.outvars[0].aval)
+            return [_each(function, *(np.broadcast_to(operand, shape) for operand in operands))]
+        if name in MOVES:
+            return [self.moved(bound, operands, avals, MOVES[name] or len(operands))]
+        if not operands:
+            with jax.ensure_compile_time_eval():
+                return [self.constant(bound())]
+        raise UnsupportedError(name)
+
+    def entry(self, function: Callable[..., Any], dtypes: list, *values: Value) -> Value:
+        """One entry of an elementwise operation; now, if all its values are known now."""
+        if all(isinstance(value, np.generic) for value in values):
+            with jax.ensure_compile_time_eval():
+                return np.asarray(function(*map(jnp.asarray, values)))[()]
+        if any(np.shape(value) for value in values):
+            return function(*(self.lanes.vector(v, dtype) for v, dtype in zip(values, dtypes, strict=True)))
+        return function(*map(jnp.asarray, values, dtypes))
+
+    def fold(self, how: tuple[Callable, Callable | None], cells: Cells, aval: Any, axes: Sequence[int]) -> Cells:
+        """A reduction: entry by entry over leading axes, and over the lanes where that can be."""
+        pair, across = how
+        over_lanes = self.is_laned(aval) and aval.ndim - 1 in axes
+        add = partial(self.entry, pair, [aval.dtype] * 2)
+        for axis in sorted(set(axes) - ({aval.ndim - 1} if over_lanes else set()), reverse=True):
+            cells = functools.reduce(partial(_each, add), np.moveaxis(cells, axis, 0))
+        if not over_lanes:
+            return cells
+        if across is None:
+            raise UnsupportedError("a sum over lanes")
+        return _each(lambda value: across(self.lanes.vector(value, aval.dtype)), cells[..., 0])
+
+    def moved(self, move: Callable[..., Any], operands: list[Cells], avals: list, count: int) -> Cells:
+        """Number the entries, let the operation move the numbers, and put the entries where theirs have gone.
+
+        The first ``count`` operands are moved, by the others.
+        """
+        entries: list[Value] = []
+        numbers = []
+        for k, (operand, aval) in enumerate(zip(operands, avals, strict=True)):
+            if k >= count:
+                if not all(isinstance(entry, np.generic) for entry in operand.flat):
+                    raise UnsupportedError("an index that is not known before")
+                numbers.append(operand.astype(aval.dtype))
+                continue
+            first = len(entries)
+            entries += operand.ravel().tolist()
+            own = np.arange(first, len(entries), dtype=np.int32).reshape(operand.shape)
+            numbers.append(np.broadcast_to(own, aval.shape))
+        with jax.ensure_compile_time_eval():
+            places = np.asarray(move(*map(jnp.asarray, numbers)))
+        return _each(entries.__getitem__, places[..., :1] if self.is_laned(places) else places)
+
+    def loop(self, params: dict[str, Any], operands: list[Any], results: Sequence[Any]) -> list[Cells]:
+        """A ``while`` whose carry is every entry of every array."""
+        avals = [variable.aval for variable in results]
+        counts = params["cond_nconsts"], params["body_nconsts"]
+        of_cond, of_body, start = operands[: counts[0]], operands[counts[0] : sum(counts)], operands[sum(counts) :]
+        if any(isinstance(operand, Stored) for operand in start):
+            raise UnsupportedError("row data carried by a loop")
+
+        def flat(arrays: Sequence[Cells]) -> list[Array]:
+            return [
+                self.lanes.vector(entry, aval.dtype) if self.is_laned(aval) else jnp.asarray(entry, aval.dtype)
+                for cells, aval in zip(arrays, avals, strict=True)
+                for entry in cells.ravel()
+            ]
+
+        def arrays(entries: Sequence[Array]) -> list[Cells]:
+            rest = iter(entries)
+            return [_each(lambda _: next(rest), np.empty(self.shape(aval), object)) for aval in avals]
+
+        def cond(entries: Sequence[Array]) -> Any:
+            closed = params["cond_jaxpr"]
+            return self.run(closed.jaxpr, closed.consts, [*of_cond, *arrays(entries)])[0][()]
+
+        def body(entries: Sequence[Array]) -> Sequence[Array]:
+            closed = params["body_jaxpr"]
+            return flat(self.run(closed.jaxpr, closed.consts, [*of_body, *arrays(entries)]))
+
+        return arrays(lax.while_loop(cond, body, flat(start)))
+
+
+def _each(function: Callable[..., Any], *arrays: np.ndarray) -> Cells:
+    """``function`` of the entries of arrays of one shape."""
+    out = np.empty(arrays[0].shape, object)
+    for at in np.ndindex(out.shape):
+        out[at] = function(*(array[at] for array in arrays))
+    return out
+
+
+def _is_finite(x: Array) -> Array:
+    """False for NaN too."""
+    return jnp.abs(x) < jnp.inf
+
+
+def _integer_pow(x: Array, y: int) -> Array:
+    power = functools.reduce(lax.mul, [x] * abs(y), jnp.ones_like(x))
+    return power if y >= 0 else 1 / power
+
+
+def _log1p(x: Array, **_: Any) -> Array:
+    """By the quotient log(u)/(u-1) at the rounded u = 1+x, whose error cancels (Kahan; Goldberg 1991, theorem 4)."""
+    u = 1 + x
+    near = u == 1
+    ratio = jnp.log(u) / jnp.where(near, 1.0, u - 1)
+    return jnp.where(near, x, jnp.where(u < jnp.inf, x * ratio, u))
+
+
+def _any(x: Array) -> Array:
+    return jnp.max(jnp.where(x, 1.0, 0.0).astype(jnp.float32)) > 0
+
+
+def _words(*lines: str) -> list[str]:
+    return " ".join(lines).split()
+
+
+# Primitives that are other programs: where each keeps its own.
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+# Those that act entry by entry, and what takes the place of one that a kernel has not.
+ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
+    "integer_pow": _integer_pow,
+    "is_finite": _is_finite,
+    "log1p": _log1p,
+    **dict.fromkeys(
+        _words(
+            "add sub mul div max min and or not neg sign abs exp log sqrt rsqrt square",
+            "select_n eq ne lt le gt ge convert_element_type copy",
+        )
+    ),
+}
+# Reductions: of two entries, and of a vector.
+FOLDS: dict[str, tuple[Callable, Callable | None]] = {
+    "reduce_sum": (lax.add, None),
+    "reduce_max": (lax.max, None),
+    "reduce_min": (lax.min, None),
+    "reduce_and": (lax.bitwise_and, None),
+    "reduce_or": (lax.bitwise_or, _any),
+}
+# Those that move entries: of how many operands, if not of all. The others say where, and must be known now.
+MOVES = {
+    "gather": 1,
+    "dynamic_slice": 1,
+    **dict.fromkeys(_words("broadcast_in_dim concatenate expand_dims reshape slice squeeze stack transpose"), 0),
+}
