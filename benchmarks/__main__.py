@@ -3,7 +3,7 @@
     python -m benchmarks                          every case in float32 and float64 on all cores of the CPU
     python -m benchmarks --cases n200-p5 mix      some of them (n20-p2 n200-p5 n1000-p20 bootstrap mix large)
     python -m benchmarks --quick                  small batches and few turns: a rehearsal, nothing to quote
-    python -m benchmarks --device gpu             on the GPU, against vmap, einsum + cholesky and PyTorch
+    python -m benchmarks --device gpu             on the GPU, against vmap, einsum + cholesky and PyTorch: 8 minutes
     python -m benchmarks --table FILE ...         markdown of earlier results
 
 Every table shows fits a second, fits a second of processor time (which other work on the machine does not stretch),
@@ -16,7 +16,9 @@ taken within a turn. Peers that are not on the machine are left out. Results go 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from itertools import groupby
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from benchmarks.measure import Record, measure
 from benchmarks.peers import PEERS
 
 RESULTS = Path(__file__).with_name("results")
+GPU_SECONDS = 400  # until the last peer begins
 
 
 def main(argv: list[str] | None = None) -> list[Record]:
@@ -39,6 +42,8 @@ def main(argv: list[str] | None = None) -> list[Record]:
             about, records = report.load(path)
             _show(about, records)
         return []
+    if options.device == "gpu":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the memory
     if options.device == "gpu" and jax.default_backend() != "gpu" and not options.quick:
         raise SystemExit("--device gpu: JAX finds no GPU here; with --quick the same code runs on what there is")
     jax.config.update("jax_enable_x64", True)
@@ -62,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> list[Record]:
-    about, records = report.machine(), []
+    about, records = report.machine() | {"platform": options.device, "parts": []}, []
+    deadline = time.monotonic() + (GPU_SECONDS if options.device == "gpu" else float("inf"))
+    out = options.out
+    if out is None and not options.quick:
+        out = RESULTS / f"{options.device}-jax-{jax.__version__}.json"
     if options.device == "gpu":
         about["copy GB/s"] = round(devices.copy_bandwidth(2**24 if options.quick else 2**32) / 1e9, 1)
     print(_headline(about), end="\n\n", flush=True)
@@ -73,15 +82,17 @@ def _run(options: argparse.Namespace) -> list[Record]:
             data = Data(case, dtype, options.device)
             names = [name for name, peer in PEERS.items() if peer.applies(data) and peer.available()]
             turns = options.turns or (2 if options.quick else 7)
-            fresh = measure(data, names, turns, budget=2.0 if options.quick else 20.0)
+            budget = 2.0 if options.quick else 20.0 if options.device == "cpu" else 4.0
+            fresh = measure(data, names, turns, budget, deadline)
             records += fresh
-            print(report.table(fresh), flush=True)
-    print(report.goals(records))
-    out = options.out
-    if out is None and not options.quick:
-        out = RESULTS / f"{options.device}-jax-{jax.__version__}.json"
-    if out:
-        report.save(out, about, records)
+            if fresh:
+                print(report.table(fresh), flush=True)
+            if options.device == "gpu" and time.monotonic() < deadline:
+                about["parts"].append({"case": case.name, "dtype": dtype.name, "rates": devices.parts(data)})
+                print(report.parts(about["parts"][-1:]), flush=True)
+            if out:
+                report.save(out, about, records)
+    print(report.goals(records, options.device))
     return records
 
 
@@ -89,7 +100,8 @@ def _show(about: dict, records: list[Record]) -> None:
     print(_headline(about), end="\n\n")
     for _, group in groupby(records, key=lambda record: (record.case, record.dtype)):
         print(report.table(list(group)))
-    print(report.goals(records))
+    print(report.parts(about.get("parts", [])))
+    print(report.goals(records, about.get("platform", "cpu")))
 
 
 def _headline(about: dict) -> str:

@@ -48,13 +48,22 @@ CASES = {
         Case("large", 1_000_000, 50, 1, "large"),
     )
 }
-GPU_CASES = {case.name: case for case in (Case("n200-p5", 200, 5, 2**20), Case("n1000-p20", 1000, 20, 2**16))}
+GPU_CASES = {
+    case.name: case
+    for case in (
+        Case("n200-p5", 200, 5, 2**20),
+        Case("n20-p2", 20, 2, 2**22, spread=1.5),
+        Case("n1000-p20", 1000, 20, 2**16),
+    )
+}
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def draw(chunk: jax.Array, case: Case, count: int, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def draw(
+    chunk: jax.Array, case: Case, count: int, dtype: np.dtype, generator: str = "threefry2x32"
+) -> tuple[jax.Array, jax.Array]:
     """Chunk number ``chunk`` of a study, datasets last: X ``(n, p, T)`` and y ``(n, T)``."""
-    for_x, for_y = jax.random.split(jax.random.fold_in(jax.random.key(case.seed), chunk))
+    for_x, for_y = jax.random.split(jax.random.fold_in(jax.random.key(case.seed, impl=generator), chunk))
     x = case.spread * jax.random.normal(for_x, (case.n, case.p, count), dtype)
     signs = jnp.where(jnp.arange(case.p) % 2, -1, 1).astype(dtype)
     beta = jnp.array([1.5, -1.0], dtype) if case.p == 2 else signs / math.sqrt(case.p)
@@ -79,7 +88,8 @@ class Data:
     @cached_property
     def chunk(self) -> int:
         """Datasets a call where they come batch-last: two calls a core, or what a GPU draws at a time."""
-        most = 2**18 if self.device == "gpu" else max(1, self.case.batch // (2 * CORES))
+        elements = self.case.n * self.case.p
+        most = 2**28 // elements if self.device == "gpu" else max(1, self.case.batch // (2 * CORES))
         return math.gcd(self.case.batch, 2 ** int(math.log2(most)))
 
     @cached_property
@@ -120,7 +130,8 @@ class Data:
     @cached_property
     def reference(self) -> np.ndarray:
         """Coefficients solved to rounding in float64, for the first datasets; NaN where they are not to be compared."""
-        x, y, weights = (None if a is None else a.astype(np.float64) for a in self.host(2**14))
+        arrays = self.host(2**14 if self.device == "cpu" else 2**11)
+        x, y, weights = (None if a is None else a.astype(np.float64) for a in arrays)
         params, settled = newton(x, y, weights, tol=0.0)
         largest = in_pieces(lambda x, params: np.abs(np.einsum("bnp,bp->bn", x, params)).max(1), 2048, x, params)
         return np.where((settled & (largest < LARGEST_PREDICTOR))[:, None], params, np.nan)

@@ -1,17 +1,79 @@
-"""The peers that run on a GPU alone, and the bandwidth that bounds all of them."""
+"""The peers that run on a GPU alone, what a fit there is made of, and the bandwidth that bounds all of them.
+
+The layouts of jaxirls that are not its default are measured by setting the constants of ``jaxirls.engine.batch``.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from benchmarks.cases import Data
-from benchmarks.peers import BATCHES, Run, clocked, peer
+import jaxirls as ji
+from benchmarks.cases import Data, draw
+from benchmarks.peers import BATCHES, Run, clocked, drawn_chunks, fit_chunks, peer
+from jaxirls import irls
+from jaxirls.designs import InOneKernel, LanesByBlock
+from jaxirls.engine import batch
+from jaxirls.kernel import in_one_kernel
+from jaxirls.study import Normal, Scenario
+from jaxirls.study import run as run_study
+
+KERNEL = {"ONE_KERNEL": True}
+WHOLE = KERNEL | {"GPU_TILE": 2**24, "GPU_BYTES": 2**36}
+
+
+def layout(constants: dict[str, Any]) -> AbstractContextManager:
+    """The planner of the engine with other constants."""
+    return mock.patch.multiple(batch, **constants)
+
+
+def kernels_run(data: Data) -> bool:
+    """Whether the kernel runs on this device, and the planner would use it."""
+    return data.case.p <= batch.LANES_COLUMNS and batch.runs_kernels(jax.devices()[0])
+
+
+def _planned(run: Run, constants: dict[str, Any]) -> Run:
+    def fits() -> Any:
+        with layout(constants):
+            return run.fits()
+
+    return Run(run.count, fits)
+
+
+def _own(data: Data) -> Run:
+    x, y = data.x, data.y
+    return clocked(data.case.batch, lambda: ji.fit(x, y, ji.Binomial()).params)
+
+
+@peer("jaxirls, one kernel", BATCHES, device="gpu", when=kernels_run)
+def _kernel(data: Data) -> Run:
+    """The first passes of every tile in one kernel."""
+    return _planned(_own(data), KERNEL)
+
+
+@peer("jaxirls, one kernel, one tile", BATCHES, device="gpu", when=kernels_run)
+def _kernel_whole(data: Data) -> Run:
+    """The same, the whole batch one tile."""
+    return _planned(_own(data), WHOLE)
+
+
+@peer("jaxirls, batch-last, one kernel", BATCHES, device="gpu", when=kernels_run)
+def _kernel_last(data: Data) -> Run:
+    return _planned(fit_chunks(data), WHOLE)
+
+
+@peer("jaxirls, drawing included, one kernel", BATCHES, device="gpu", when=kernels_run)
+def _kernel_drawn(data: Data) -> Run:
+    return _planned(drawn_chunks(data), WHOLE)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -66,13 +128,59 @@ def _torch(data: Data) -> Run:
 
 
 def copy_bandwidth(size: int) -> float:
-    """Bytes a second, read and written, of a copy of ``size`` bytes on the default device; the best of several."""
-    copy = jax.jit(lambda a: a + 1)
+    """Bytes a second, read and written, of a copy of ``size`` bytes on the default device."""
     array = jnp.zeros(size // 4, jnp.float32)
-    jax.block_until_ready(copy(array))
+    return 2 * size / seconds(jax.jit(lambda a: a + 1), array)
+
+
+def seconds(function: Callable[..., Any], *arguments: Any, turns: int = 10) -> float:
+    """The fastest of some calls, after one that compiles."""
     times = []
-    for _ in range(10):
+    for _ in range(1 + turns):
         begin = time.perf_counter()
-        jax.block_until_ready(copy(array))
+        jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - begin)
-    return 2 * size / min(times)
+    return min(times[1:])
+
+
+def parts(data: Data) -> dict[str, float]:
+    """Datasets a second of each part of a fit by itself; of the kernel, the loop and the study, where they run."""
+    case, count = data.case, min(data.chunk, data.case.batch)
+    x, y = data.last[0]
+
+    def passes(design: type, x: Array, y: Array) -> Array:
+        laid = batch.problem(batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None), design, count)
+        return in_one_kernel(partial(irls.first_passes, ji.IRLS()), laid).beta
+
+    def of_last(design: type) -> Callable[[Array, Array], Array]:
+        return jax.jit(lambda x, y: passes(design, jnp.moveaxis(x, -1, 0), jnp.moveaxis(y, -1, 0)))
+
+    first = jnp.moveaxis(x, -1, 0) + 0  # in memory too
+    found = {"transposition of X": count / seconds(jax.jit(batch.lanes_last), first)}
+    for name in ("threefry2x32", "rbg"):
+        found[f"drawing, {name}"] = count / seconds(
+            lambda name=name: draw(jnp.uint32(0), case, count, data.dtype, name)
+        )
+    if case.p <= batch.LANES_COLUMNS:
+        found["first passes, loop"] = count / seconds(of_last(LanesByBlock), x, y)
+        found["study"] = _study(data)
+    if kernels_run(data):
+        found["first passes, kernel"] = count / seconds(of_last(InOneKernel), x, y)
+        with layout(KERNEL):
+            found["study, one kernel"] = _study(data)
+    return found
+
+
+def _study(data: Data) -> float:
+    """Replicates a second of a study by the library itself: drawn and fitted on the device, with standard errors."""
+    case = data.case
+    scenario = Scenario(
+        n=case.n,
+        coefficients=[0.3] * case.p,
+        design=Normal(),
+        family=ji.Binomial(),
+        replicates=case.batch,
+        seed=1,
+        dtype=np.dtype(data.dtype).name,
+    )
+    return case.batch / run_study(scenario).timing.run_seconds

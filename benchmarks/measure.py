@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import sys
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.cases import Data
-from benchmarks.peers import PEERS, Fits
+from benchmarks.peers import PEERS, Fits, Run
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,31 @@ class Record:
         return statistics.median((theirs / other.count) / (own / self.count) for own, theirs in pairs)
 
 
-def measure(data: Data, names: list[str], rounds: int, budget: float) -> list[Record]:
-    """Run the peers in turns; one that has used up ``budget`` seconds rests for the remaining turns."""
-    runs = {name: PEERS[name].prepare(data) for name in names}
-    firsts = {name: run.fits() for name, run in runs.items()}
-    turns: dict[str, list[Fits]] = {name: [] for name in names}
-    for _ in range(rounds):
+def measure(data: Data, names: list[str], rounds: int, budget: float, deadline: float) -> list[Record]:
+    """Run the peers in turns; one that has used up ``budget`` seconds rests for the remaining turns.
+
+    A peer that fails (for want of memory, say) is named and left out, as is one that the deadline leaves no time for.
+    """
+    runs: dict[str, Run] = {}
+    firsts: dict[str, Fits] = {}
+    for name in names:
+        if time.monotonic() > deadline:
+            print(f"{name}: left out, no time", file=sys.stderr)
+            continue
+        try:
+            run = PEERS[name].prepare(data)
+            firsts[name] = run.fits()
+            runs[name] = run
+        except (RuntimeError, MemoryError) as error:
+            print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        print(f"{name}: first call {firsts[name].seconds:.1f} s", file=sys.stderr)
+    turns: dict[str, list[Fits]] = {name: [] for name in runs}
+    for turn in range(rounds):
         for name, run in runs.items():
-            if sum(turn.seconds for turn in turns[name]) <= budget:
+            if not turn or (sum(each.seconds for each in turns[name]) <= budget and time.monotonic() <= deadline):
                 turns[name].append(run.fits())
-    return [_record(data, name, runs[name].count, firsts[name], turns[name]) for name in names]
+    return [_record(data, name, runs[name].count, firsts[name], turns[name]) for name in runs]
 
 
 def _record(data: Data, name: str, count: int, first: Fits, turns: list[Fits]) -> Record:

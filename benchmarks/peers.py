@@ -56,6 +56,7 @@ class Peer:
     needs: tuple[str, ...]
     device: str
     float64_only: bool
+    when: Callable[[Data], bool]
 
     def available(self) -> bool:
         """Whether the modules and programs it needs are on this machine."""
@@ -64,7 +65,7 @@ class Peer:
     def applies(self, data: Data) -> bool:
         """Whether it can do this case in this precision on this device."""
         fits = data.case.kind in self.kinds and not (self.float64_only and data.dtype == np.float32)
-        return fits and self.device in (data.device, "any")
+        return fits and self.device in (data.device, "any") and self.when(data)
 
 
 PEERS: dict[str, Peer] = {}
@@ -77,11 +78,12 @@ def peer(
     *,
     device: str = "cpu",
     float64_only: bool = False,
+    when: Callable[[Data], bool] = lambda _: True,
 ) -> Callable[[Callable[[Data], Run]], Callable[[Data], Run]]:
     """Register a peer."""
 
     def register(prepare: Callable[[Data], Run]) -> Callable[[Data], Run]:
-        PEERS[name] = Peer(name, prepare, kinds, needs, device, float64_only)
+        PEERS[name] = Peer(name, prepare, kinds, needs, device, float64_only, when)
         return prepare
 
     return register
@@ -108,30 +110,33 @@ def on_cores(function: Callable[[Any], Array], parts: list[Any]) -> list[Array]:
 def _jaxirls(data: Data) -> Run:
     """The user's own arrays, datasets first."""
     x, y, weights = data.x, data.y, data.weights
-    fit = jax.jit(ji.fit) if data.device == "gpu" else ji.fit
-    return clocked(data.case.batch, lambda: fit(x, y, ji.Binomial(), freq_weights=weights).params)
+    return clocked(data.case.batch, lambda: ji.fit(x, y, ji.Binomial(), freq_weights=weights).params)
 
 
-@jax.jit
-def _fit_last(chunk: tuple[Array, Array]) -> Array:
-    x, y = (jnp.moveaxis(part, -1, 0) for part in chunk)
-    return ji.fit(x, y, ji.Binomial()).params
+def _fit_last() -> Callable[[tuple[Array, Array]], Array]:
+    """A program of its own, which keeps the layout that it was first traced with."""
+
+    @jax.jit
+    def fit(chunk: tuple[Array, Array]) -> Array:
+        x, y = (jnp.moveaxis(part, -1, 0) for part in chunk)
+        return ji.fit(x, y, ji.Binomial()).params
+
+    return fit
 
 
 @peer("jaxirls, batch-last", BATCHES, device="any")
-def _jaxirls_last(data: Data) -> Run:
+def fit_chunks(data: Data) -> Run:
     """Data that lies on the device as it was drawn there, datasets last; the axes are moved inside jit."""
-    return clocked(data.case.batch, lambda: jnp.concatenate(on_cores(_fit_last, data.last)))
+    fit = _fit_last()
+    return clocked(data.case.batch, lambda: jnp.concatenate(on_cores(fit, data.last)))
 
 
 @peer("jaxirls, drawing included", BATCHES, device="any")
-def _jaxirls_drawn(data: Data) -> Run:
+def drawn_chunks(data: Data) -> Run:
     """A study: every chunk is drawn on the device, and fitted there."""
-    case, count, dtype = data.case, data.chunk, data.dtype
+    case, count, dtype, fit = data.case, data.chunk, data.dtype, _fit_last()
     chunks = [jnp.uint32(i) for i in range(case.batch // count)]
-    return clocked(
-        case.batch, lambda: jnp.concatenate(on_cores(lambda i: _fit_last(draw(i, case, count, dtype)), chunks))
-    )
+    return clocked(case.batch, lambda: jnp.concatenate(on_cores(lambda i: fit(draw(i, case, count, dtype)), chunks)))
 
 
 @peer("jaxirls, X repeated", BOOTSTRAP)

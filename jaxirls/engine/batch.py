@@ -136,7 +136,7 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
     tile = _emptied(tile)
     rows = Rows(
-        y=_lanes_last(tile.y),
+        y=lanes_last(tile.y),
         offset=_transposed(tile.offset),
         freq_weights=_transposed(tile.freq_weights),
         var_weights=_transposed(tile.var_weights),
@@ -145,7 +145,7 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
     laid: Design
     if issubclass(design, Lanes):
-        laid = design(_lanes_last(x))
+        laid = design(lanes_last(x))
     elif design is Shared:
         laid = Shared(tile.x[0])
     else:
@@ -155,10 +155,10 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
 
 
 def _transposed(leaf: Array | None) -> Array | None:
-    return None if leaf is None else _lanes_last(leaf)
+    return None if leaf is None else lanes_last(leaf)
 
 
-def _lanes_last(leaf: Array) -> Array:
+def lanes_last(leaf: Array) -> Array:
     """The batch axis moved last, in memory too: left to itself the compiler keeps the order of the user's array."""
     return with_layout_constraint(jnp.moveaxis(leaf, 0, -1), Layout(major_to_minor=tuple(range(leaf.ndim))))
 
