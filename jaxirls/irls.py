@@ -71,7 +71,7 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
-    state = run(problem, marked(state, found), config, config.max_iter, sharpened(by_cholesky, problem.rows.family))
+    state = run(problem, marked(state, found), config, config.max_iter, sharpened(by_cholesky, problem))
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
@@ -96,7 +96,7 @@ def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[A
     problem = problem._replace(aliased=aliased)
     # Where no estimate exists, a few steps on the way to infinity.
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
-    state = run(problem, state, config, limit, sharpened(by_qr, problem.rows.family))
+    state = run(problem, state, config, limit, sharpened(by_qr, problem))
     return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
 
 

@@ -19,15 +19,18 @@ from jaxirls import linalg
 from jaxirls.bends import products, whitened
 from jaxirls.designs import Kernel, Terms
 from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr
-from jaxirls.families import Family
+from jaxirls.problem import Problem
 from jaxirls.rows import Rows
 
 __all__ = ["sharpened"]
 
 
-def sharpened(method: Method, family: Family) -> Method:
-    """The method that makes Newton's equations where ``method`` makes Fisher's."""
-    if family.is_canonical:
+def sharpened(method: Method, problem: Problem) -> Method:
+    """The method that makes Newton's equations where ``method`` makes Fisher's.
+
+    A bend of the score is measured by Fisher's, and has Newton's steps of its own.
+    """
+    if problem.rows.family.is_canonical or problem.bending is not None:
         return method
     return _by_newton_and_qr if method is by_qr else _by_newton
 

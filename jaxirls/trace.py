@@ -117,7 +117,7 @@ def trace(
         method = by_qr
         aliased, state = irls.start_independent(laid)
         laid = laid._replace(aliased=aliased)
-    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, family)))
+    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, laid)))
     early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method))
     inspect = jax.jit(lambda state, beta: statistics(laid, _running_at(state, beta), config, method)[0])
 
