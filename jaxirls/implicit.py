@@ -22,6 +22,7 @@ from jaxirls.dispersion import dispersion
 from jaxirls.engine import Outcome
 from jaxirls.linalg import plus_diagonal
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 
 def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
@@ -103,7 +104,9 @@ def observed_information(beta: Array, data: Rows) -> Array:
         return information
     p = beta.shape[-1]
     units = jnp.broadcast_to(jnp.eye(p, dtype=beta.dtype).reshape(p, *(1,) * (beta.ndim - 1), p), (p, *beta.shape))
-    turn = jax.vmap(lambda unit: jax.jvp(lambda beta: _penalty_score(beta, data), (beta,), (unit,))[1])(units)
+    turn = jax.vmap(lambda unit: jax.jvp(lambda beta: _penalty_score(beta, data), (beta,), (unit,))[1])(
+        varying(units, beta)
+    )
     return information - jnp.moveaxis(turn, 0, -1)
 
 

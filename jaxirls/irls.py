@@ -186,7 +186,7 @@ def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State
     lanes, dtype = problem.lanes, first.dtype
     code = jnp.where(singular, ILL_CONDITIONED, RUNNING)
     code = jnp.where(problem.invalid, Status.INVALID_DATA, code)
-    return State(
+    state = State(
         beta=anchor,
         step=first - anchor,
         limit=jnp.full(lanes, jnp.inf, dtype),
@@ -195,6 +195,7 @@ def _at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State
         n_iter=jnp.zeros(lanes, jnp.int32),
         code=code.astype(jnp.int32),
     )
+    return varying(state, problem)
 
 
 def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:

@@ -25,6 +25,7 @@ from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
 from jaxirls.proof import Solution, concluded, existence, is_inside, marked, statistics
 from jaxirls.rows import Rows
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 __all__ = ["begin", "finish"]
 
@@ -173,5 +174,5 @@ def _descend(config: LBFGS, lane: tuple[Dataset, Array | None, Array]) -> Descen
     first = Descent(
         beta, loss, gradient, jnp.full_like(loss, jnp.inf), optimizer.init(beta), jnp.int32(0), jnp.int32(1), code
     )
-    end = lax.while_loop(lambda at: (at.code == RUNNING) & (at.steps < config.max_iter), step, first)
+    end = lax.while_loop(lambda at: (at.code == RUNNING) & (at.steps < config.max_iter), step, varying(first, data))
     return end._replace(beta=end.beta * unit)

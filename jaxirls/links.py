@@ -43,7 +43,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxirls.special import LOG_2PI, log1mexp, mills_ratio
-from jaxirls.trees import pytree
+from jaxirls.trees import pytree, varying
 
 __all__ = [
     "LINKS",
@@ -70,7 +70,7 @@ Interval = tuple[float | None, float | None]
 
 def slope(function: Callable[[Array], Array], at: Array) -> Array:
     """Derivative of an elementwise ``function`` at every element of ``at``."""
-    return jax.jvp(function, (at,), (jnp.ones_like(at),))[1]
+    return jax.jvp(function, (at,), (varying(jnp.ones_like(at), at),))[1]
 
 
 @dataclass(frozen=True)

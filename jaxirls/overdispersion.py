@@ -32,6 +32,7 @@ from jaxirls.families import NegativeBinomial
 from jaxirls.implicit import no_tangent, observed_information, score
 from jaxirls.links import slope
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 __all__ = ["fit_with_alpha", "is_open"]
 
@@ -94,7 +95,7 @@ def _alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Array, Array, A
     """α̂, how the search ended and the passes it took."""
     lead = batch_shape(data)
     zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
-    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING)
+    state = varying(State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING), data)
 
     def turn(state: State) -> State:
         outcome = solve(config, _at(data, state.alpha))

@@ -71,6 +71,7 @@ _MILLS = (
 )
 
 
+@jax.jit  # once in a program, however often a link and its derivatives ask
 def mills_ratio(x: Array) -> Array:
     """M(x) = (1-Φ(x))/φ(x) of the standard normal, for x >= 0; relative error below 4 eps up to the largest number."""
     return _polynomial((x - 5) / (x + 5), _MILLS) / (1 + x)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.experimental.layout import Layout, with_layout_constraint
+from jax import Array, lax
 
 from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared
 from jaxirls.dispersion import Scale, ScaleRule
@@ -159,8 +158,12 @@ def _transposed(leaf: Array | None) -> Array | None:
 
 
 def lanes_last(leaf: Array) -> Array:
-    """The batch axis moved last, in memory too: left to itself the compiler keeps the order of the user's array."""
-    return with_layout_constraint(jnp.moveaxis(leaf, 0, -1), Layout(major_to_minor=tuple(range(leaf.ndim))))
+    """The batch axis moved last, in memory too: left to itself the compiler keeps the order of the user's array.
+
+    As one long axis, behind the barrier, the leaf has one order only; and a program of these two can be exported.
+    """
+    moved = jnp.moveaxis(leaf, 0, -1)
+    return lax.optimization_barrier(moved.reshape(-1)).reshape(moved.shape)
 
 
 def _emptied(tile: Batch) -> Batch:

@@ -69,6 +69,7 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
         store = jax.tree.map(lambda whole, part: put(whole, part, start_of(i), 0), store, done)
         return load(start_of(i + 1)), store
 
+    work = jax.jit(work)  # traced once, for the shapes and for the loop
     first = load(jnp.int32(0))
     shapes = jax.eval_shape(work, first)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)

@@ -37,6 +37,9 @@ class NotStored:
     def __repr__(self) -> str:
         return "<not stored>"
 
+    def __reduce__(self) -> str:
+        return "NOT_STORED"  # a copy, or one out of a file, is the same object
+
 
 NOT_STORED = NotStored()
 # Without leaves, it is carried by every transformation and stays itself.

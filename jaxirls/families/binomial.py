@@ -18,7 +18,7 @@ from jax.scipy.special import betainc
 from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Link, Log, Logit
 from jaxirls.special import half_deviance, log_factorial_excess
-from jaxirls.trees import pytree
+from jaxirls.trees import pytree, varying
 
 __all__ = ["Binomial", "NegativeBinomial"]
 
@@ -99,7 +99,7 @@ class Binomial(Family):
         if self.trials is not None:
             return counts(y)
         shape = jnp.broadcast_shapes(y.shape, jnp.shape(precision))
-        return _unless_binary(y, lambda: counts(y), jnp.zeros(shape, y.dtype))
+        return _unless_binary(y, lambda: counts(y), varying(jnp.zeros(shape, y.dtype), y, precision))
 
     def log_likelihood(self, eta: Array, y: Array, weight: Array | float = 1.0, scale: Array | float = 1.0) -> Array:
         return super().log_likelihood(eta, y, weight)
