@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.sharding import Mesh, PartitionSpec
 
 import jaxirls as ji
 from jaxirls import links
@@ -172,6 +173,28 @@ def test_options_survive_files(option):
     again = pickle.loads(pickle.dumps(option))
     assert jax.tree.structure(again) == jax.tree.structure(option)
     jax.tree.map(np.testing.assert_array_equal, again, option)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (ji.Binomial(link=links.CLogLog()), {"fallback": ji.Jeffreys()}),
+        (ji.Binomial(), {"penalty": ji.MeanBiasReduction()}),
+        (ji.NegativeBinomial(), {}),
+        (ji.Gamma(link=links.Identity()), {"penalty": ji.Ridge(0.5)}),
+        (ji.Tweedie(1.5), {"scale": "dev", "config": ji.IRLS(solver="qr")}),
+        (ji.Poisson(link=links.Sqrt()), {"config": ji.LBFGS()}),
+    ],
+    ids=["fallback", "bent", "open", "edge", "qr", "lbfgs"],
+)
+def test_every_way_to_fit_has_a_gradient_through_a_compiled_shard_map(family, options):
+    """Its types are checked when it is traced: loops and branches must tell what differs between devices."""
+    over = {"in_specs": PartitionSpec("batch"), "out_specs": PartitionSpec("batch")}
+    over["check_vma"] = options.get("config") != ji.LBFGS()  # optax's branches do not tell
+    mesh = Mesh(np.array(jax.devices()[:1]), "batch")
+    fitted = jax.jit(jax.shard_map(lambda X, y: ji.fit(X, y, family, **options).llf, mesh=mesh, **over))
+    gradient = jax.eval_shape(jax.grad(lambda X, y: fitted(X, y).sum()), *case())
+    assert gradient.shape == (B, N, P)
 
 
 SHARDED = """
