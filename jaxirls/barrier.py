@@ -9,22 +9,20 @@ the observed ones, or zero: near an edge the expected ones make slow steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
 from jaxirls.families import Family
 from jaxirls.families.base import Working
+from jaxirls.trees import pytree
 
 STAGES = 8
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Barred(Family):
     """A family whose loss has the barrier of the given ``strength`` τ, as far as the loop asks."""
 

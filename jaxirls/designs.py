@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.trees import varying
+from jaxirls.trees import pytree, varying
 
 Rows = Any
 
@@ -88,8 +87,7 @@ class Design(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Lanes:
     """One X a dataset, datasets last: ``x (n, p, T)``. Lanes are SIMD lanes; no operation crosses them."""
 
@@ -134,8 +132,7 @@ class Lanes:
         return _row_sum(term(rows), self.n, count)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class LanesByRow(Lanes):
     """The same layout, read row by row into running sums that stay in cache."""
 
@@ -185,8 +182,7 @@ class LanesByRow(Lanes):
         return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class LanesByBlock(Lanes):
     """The same layout, a block of rows a turn by straight-line code: on a GPU one kernel, every sum in a register."""
 
@@ -232,14 +228,12 @@ class LanesByBlock(Lanes):
         return Sums(gram, score, tuple(totals), carry.minima, carry.log)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class InOneKernel(LanesByBlock):
     """The same, its first passes in one kernel, see ``kernel``."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Streamed(LanesByBlock):
     """The same inside a kernel, which holds no column of rows at once."""
 
@@ -273,8 +267,7 @@ class _Running(NamedTuple):
     log_excess: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Shared:
     """One X for all lanes: ``x (n, p)``. All Gram matrices are one product ``Zᵀ W``, Z the products of columns."""
 
@@ -312,8 +305,7 @@ class Shared:
         return _row_sum(term(rows), self.n, count)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Dense:
     """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or rows: matrix products by blocks of rows."""
 

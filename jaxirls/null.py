@@ -2,10 +2,8 @@ r"""The null model of a fit, and what is measured against it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -15,12 +13,12 @@ from jaxirls.families import Family
 from jaxirls.fit import fit
 from jaxirls.results import Fit
 from jaxirls.status import Status
+from jaxirls.trees import pytree
 
 __all__ = ["NullModel", "null_model"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class NullModel:
     """The model with a constant as its only column, beside the fit it belongs to; names are statsmodels'.
 

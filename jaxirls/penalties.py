@@ -17,10 +17,8 @@ in the tails. For a canonical link d = w, and the two penalties are one: Firth's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -28,6 +26,7 @@ from jax.typing import DTypeLike
 from jaxirls import linalg
 from jaxirls.families import Family
 from jaxirls.links import slope
+from jaxirls.trees import pytree
 
 __all__ = ["Jeffreys", "MeanBiasReduction", "Penalty", "Ridge"]
 
@@ -64,8 +63,7 @@ class Penalty:
         return None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Ridge(Penalty):
     r"""½ Σⱼ sⱼ βⱼ².
 
@@ -119,8 +117,7 @@ class _BiasReducing(Penalty):
         return self
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Jeffreys(_BiasReducing):
     r"""Jeffreys' prior: ½ log det (X'WX/φ) is added to the log-likelihood. For a canonical link, Firth's penalty.
 
@@ -151,8 +148,7 @@ class Jeffreys(_BiasReducing):
         return loss - 0.5 * scale * linalg.log_determinant(factor)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class MeanBiasReduction(_BiasReducing):
     r"""Firth's (1993) adjusted score equations, which remove the first-order bias of the estimate.
 

@@ -3,7 +3,6 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,6 +16,7 @@ from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
 from jaxirls.penalties import Penalty
 from jaxirls.status import Status
 from jaxirls.tables import column_names, dataframe_of, summary_of_batch, summary_of_one
+from jaxirls.trees import pytree
 
 if TYPE_CHECKING:
     from jaxirls.null import NullModel
@@ -45,8 +45,7 @@ NEEDS_DATA |= {
 }
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Fit:
     r"""The fit of one dataset or of a batch of them.
 

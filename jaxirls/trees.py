@@ -20,6 +20,9 @@ def pytree(cls: type[T]) -> type[T]:
 
     JAX rebuilds such an object without ``__init__``, so that a check there meets the user's values only, never the
     tracers, axis numbers or placeholders that a transformation puts in a leaf's place.
+
+    ``jax.tree_util.register_dataclass`` will not do: the structures of two classes with the same fields are equal to it
+    (JAX 0.10 to 0.12), and a compiled program of the one may then serve the other.
     """
     made: Any = dataclass(frozen=True)(cls)
     names = tuple(field.name for field in fields(made))

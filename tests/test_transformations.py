@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from jax import export, lax
 from jax.sharding import Mesh, PartitionSpec
+from registry import LINKS
 
 import jaxirls as ji
-from jaxirls import links
+from jaxirls import designs, links
 from jaxirls.engine import dispatch
 
 B, N, P = 4, 20, 2
@@ -44,6 +45,20 @@ def expected():
 
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def subclasses(cls):
+    return [cls, *(below for child in cls.__subclasses__() for below in subclasses(child))]
+
+
+def test_no_type_is_taken_for_another():
+    """What has the structure of another is served by its compiled programs."""
+    instances = [ji.Ridge(1.0), ji.Jeffreys(), ji.MeanBiasReduction()]
+    instances += [cls(jnp.zeros((2, 2, 2))) for cls in (*subclasses(designs.Lanes), designs.Shared, designs.Dense)]
+    instances += {type(link): link for link in LINKS}.values()
+    structures = [jax.tree.structure(instance) for instance in instances]
+    for i, structure in enumerate(structures):
+        assert structure not in structures[:i], structure
 
 
 def test_scans_maps_and_checkpoints_give_the_numbers_of_the_plain_call(expected):
