@@ -1,6 +1,6 @@
 """Both precisions in one process: 64-bit types enabled, promotion strict, so that a slip of dtype or rank fails.
 
-Most of the time of these tests is compilation, of programs that run once. They are compiled with little optimization,
+Most of the time of these tests is compilation, of programs that run once. They are compiled without optimization,
 unless XLA_FLAGS is set: an empty one gives what users have.
 """
 
@@ -9,7 +9,8 @@ import os
 import jax
 import pytest
 
-FAST = "--xla_backend_optimization_level=1"
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST += " --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     FAST += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FAST)

@@ -15,10 +15,8 @@ from registry import MODELS, name
 
 import jaxirls as ji
 from jaxirls import links
-from jaxirls.engine import dispatch
-from jaxirls.engine.tiles import first_round
 
-pytestmark = pytest.mark.usefixtures("compile_fast", "compile_faster")
+pytestmark = pytest.mark.usefixtures("compile_fast", "one_round")
 
 N, P = 12, 2
 ARGUMENTS = 8
@@ -26,13 +24,10 @@ RESULTS = ("params", "root", "llf", "deviance", "pearson_chi2", "scale")
 PENALTIES = {"none": None, "ridge": ji.Ridge(0.7), "jeffreys": ji.Jeffreys(), "mean-bias": ji.MeanBiasReduction()}
 # Values of a function at these multiples of h, and what makes of them its derivative up to h⁴.
 STENCIL, WEIGHTS = np.array([0.0, 1.0, -1.0, 2.0, -2.0]), np.array([0.0, 8.0, -8.0, -1.0, 1.0]) / 12
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-QUICK_CHUNK = jax.jit(first_round, static_argnums=(1, 2), compiler_options=QUICK)
 
 
 @pytest.fixture
-def compile_faster(monkeypatch):
-    monkeypatch.setattr(dispatch, "_first_chunk", QUICK_CHUNK)
+def one_round(monkeypatch):
     monkeypatch.setattr("jaxirls.irls.FIRST_BENT_PASSES", 100)
 
 

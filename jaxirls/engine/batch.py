@@ -130,31 +130,19 @@ def _has_one_design(batch: Batch) -> bool:
     return batch.x.shape[0] == 1 and batch.size > 1
 
 
-def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
+def problem(batch: Batch, design: type[Design], lanes: int) -> Problem:
     """Lay out T datasets as lanes, with rows of weight zero emptied and invalid datasets marked."""
+    tile = jax.tree.map(lanes_last, batch)
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
     tile = _emptied(tile)
-    rows = Rows(
-        y=lanes_last(tile.y),
-        offset=_transposed(tile.offset),
-        freq_weights=_transposed(tile.freq_weights),
-        var_weights=_transposed(tile.var_weights),
-        family=jax.tree.map(_transposed, tile.family),
-    )
-    x = jnp.broadcast_to(tile.x, (lanes, *tile.x.shape[1:]))
+    rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
     laid: Design
-    if issubclass(design, Lanes):
-        laid = design(lanes_last(x))
-    elif design is Shared:
-        laid = Shared(tile.x[0])
+    if design is Shared:
+        laid = Shared(tile.x[..., 0])
     else:
-        laid = Dense(x)
-    penalty = jax.tree.map(_transposed, tile.penalty)
-    return Problem(laid, rows, penalty, _transposed(tile.start), tile.scale, invalid)
-
-
-def _transposed(leaf: Array | None) -> Array | None:
-    return None if leaf is None else lanes_last(leaf)
+        x = jnp.broadcast_to(tile.x, (*tile.x.shape[:-1], lanes))
+        laid = design(x if issubclass(design, Lanes) else jnp.moveaxis(x, -1, 0))  # type: ignore[call-arg]
+    return Problem(laid, rows, tile.penalty, tile.start, tile.scale, invalid)
 
 
 def lanes_last(leaf: Array) -> Array:
@@ -172,14 +160,14 @@ def _emptied(tile: Batch) -> Batch:
     if weight is None:
         return tile
     return tile._replace(
-        x=jnp.where(_finite_rows(tile)[:, :, None], tile.x, 0.0),
+        x=jnp.where(_finite_rows(tile)[:, None], tile.x, 0.0),
         y=jnp.where(weight > 0, tile.y, 0.5),
         offset=None if tile.offset is None else jnp.where(weight > 0, tile.offset, 0.0),
     )
 
 
 def _finite_rows(tile: Batch) -> Array:
-    return jnp.isfinite(tile.x).all(2)
+    return jnp.isfinite(tile.x).all(1)
 
 
 def _invalid(tile: Batch) -> Array:
@@ -190,12 +178,12 @@ def _invalid(tile: Batch) -> Array:
     weight = combined(tile.freq_weights, tile.var_weights)
     if weight is not None:
         row = row & (weight != 0)
-    bad = row.any(1)
+    bad = row.any(0)
     for nonnegative in (tile.freq_weights, tile.var_weights, *jax.tree.leaves(tile.penalty)):
         if nonnegative is not None:
-            bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(1)
+            bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(0)
     if tile.start is not None:
-        bad = bad | ~jnp.isfinite(tile.start).all(1)
+        bad = bad | ~jnp.isfinite(tile.start).all(0)
     if not (tile.scale is None or isinstance(tile.scale, ScaleRule)):
         bad = bad | ~(jnp.isfinite(tile.scale) & (tile.scale > 0))
     return bad
