@@ -7,9 +7,11 @@ from references import nist
 
 import jaxirls as ji
 
-# Certified digits of the coefficients that QR gets from float64 data, where not 8 (REFERENCES: Filip 8, Wampler5 5.8);
-# the data of Filip are themselves only good for 7.9 once rounded to float64.
+# Certified digits that QR gets from float64 data, where not 8: of other software on Filip 8, on Wampler5 5.8. The data
+# of Filip, once rounded to float64, are themselves good for no more than 7.7 of the coefficients and 8.2 of their
+# errors (solved with 80 digits); with or without fused multiply-adds is half a digit.
 DIGITS = {"Filip": 7.0, "Longley": 10.0, "Wampler4": 7.8, "Wampler5": 5.8}
+DIGITS_BSE = {"Filip": 7.7}
 SHAPES = sorted({data.X.shape for data in nist.ALL})
 
 
@@ -28,7 +30,7 @@ def test_certified_digits_of_nist_regressions(shape):
         assert digits(fit.params[i], data.params) >= DIGITS.get(data.name, 8.0), data.name
         # Wampler1 and 2 are exact polynomials: their certified errors are zero.
         if data.residual_sd > 0:
-            assert digits(fit.bse[i], data.bse) >= 8.0, data.name
+            assert digits(fit.bse[i], data.bse) >= DIGITS_BSE.get(data.name, 8.0), data.name
 
 
 def collinear(n=40, p=5):

@@ -7,6 +7,7 @@ A tile is T consecutive (or gathered) datasets with that axis moved last.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ LANES_ELEMENTS = 2**17
 LANES_TILE = 16
 ROWS_TILE = 64
 SHARED_TILE = 64
+# Tells XLA to make one function of a loop over rows, as it does of itself since JAX 0.12: by row is then the fastest way.
+FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
 # small kernels take as long for few. Of more rows the chain of kernels would be long.
 GPU_TILE = 2**17
@@ -97,9 +100,12 @@ def _plan_cpu(batch: Batch) -> Plan:
         return Plan(Dense, 1, 1)
     if _has_one_design(batch):
         return Plan(Shared, SHARED_TILE, SHARED_TILE)
-    # Since JAX 0.12 the compiler turns a loop over rows into vector code.
-    by_row = jax.__version_info__ >= (0, 12)
-    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE) if by_row else Plan(Lanes, LANES_TILE, LANES_TILE)
+    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE) if folds_loops() else Plan(Lanes, LANES_TILE, LANES_TILE)
+
+
+def folds_loops() -> bool:
+    """Whether XLA makes one function of a loop over rows."""
+    return jax.__version_info__ >= (0, 12) or FOLD_LOOPS in os.environ.get("XLA_FLAGS", "")
 
 
 def _plan_gpu(batch: Batch) -> Plan:

@@ -28,11 +28,12 @@ from jaxirls.proof import Solution
 CHUNK_BYTES = 2**23
 CHUNKS_PER_CORE = 2
 
-# Where the processor has vectors of 512 bits, use them: LLVM prefers 256, which measures slower here.
-_WIDE = {"xla_cpu_prefer_vector_width": 512}
+# Options of XLA for programs of this package's own. Where the processor has vectors of 512 bits, use them: LLVM prefers
+# 256, which measures slower here.
+CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
-_first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=_WIDE)
-_second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=_WIDE)
+_first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
+_second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
 _refined = jax.jit(refined, static_argnums=(3, 4))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
