@@ -30,7 +30,7 @@ LANES_ELEMENTS = 2**17
 LANES_TILE = 16
 ROWS_TILE = 64
 SHARED_TILE = 64
-# Tells XLA to make one function of a loop over rows, as it does of itself since JAX 0.12: by row is then the fastest way.
+# Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
 # small kernels take as long for few. Of more rows the chain of kernels would be long.

@@ -30,7 +30,7 @@ CHUNKS_PER_CORE = 2
 
 # Options of XLA for programs of this package's own. Where the processor has vectors of 512 bits, use them: LLVM prefers
 # 256, which measures slower here.
-CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 
 _first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
 _second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
