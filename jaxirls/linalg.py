@@ -32,8 +32,7 @@ class Factor(NamedTuple):
 
 def factorize(matrix: Array) -> Factor:
     """Equilibrated Cholesky factorization of every lane; never fails, see ``Factor.pivot``."""
-    p = matrix.shape[0]
-    diagonal = matrix[jnp.arange(p), jnp.arange(p)]
+    p, diagonal = matrix.shape[0], _diagonal(matrix)
     scaling = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scaled = matrix * scaling[:, None] * scaling[None, :]
     lower, pivot = _cholesky_unrolled(scaled) if p <= UNROLL else _cholesky_columns(scaled)
@@ -42,13 +41,11 @@ def factorize(matrix: Array) -> Factor:
 
 def factor_of(root: Array) -> Factor:
     """The factor of RᵀR for an upper triangular ``root`` R; where its diagonal is zero, row and column are left out."""
-    p = root.shape[0]
-    diagonal = jnp.arange(p)
-    size = jnp.sqrt(jnp.square(root).sum(0))
-    used = root[diagonal, diagonal] != 0
+    size, used = jnp.sqrt(jnp.square(root).sum(0)), _diagonal(root) != 0
     scaling = jnp.where(used, 1 / jnp.where(used, size, 1.0), 0.0)
-    lower = jnp.swapaxes(root * scaling[None], 0, 1).at[diagonal, diagonal].add(jnp.where(used, 0.0, 1.0))
-    return Factor(lower, scaling, jnp.square(lower[diagonal, diagonal]).min(0))
+    left_out = jnp.eye(root.shape[0], dtype=bool)[:, :, None] & ~used[None]
+    lower = jnp.where(left_out, 1.0, jnp.swapaxes(root * scaling[None], 0, 1))
+    return Factor(lower, scaling, jnp.square(_diagonal(lower)).min(0))
 
 
 def root_of(factor: Factor) -> Array:
@@ -95,9 +92,13 @@ def backward(factor: Factor, z: Array) -> Array:
 
 def log_determinant(factor: Factor) -> Array:
     """log det A, (T,)."""
-    diagonal = jnp.arange(factor.lower.shape[0])
     scaling = jnp.where(factor.scaling > 0, factor.scaling, 1.0)
-    return 2 * (jnp.log(factor.lower[diagonal, diagonal]) - jnp.log(scaling)).sum(0)
+    return 2 * (jnp.log(_diagonal(factor.lower)) - jnp.log(scaling)).sum(0)
+
+
+def _diagonal(matrix: Array) -> Array:
+    """(p, T), by a mask: an index array would make of it a gather, or a scatter of its derivative."""
+    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool)[:, :, None], matrix, 0.0).sum(1)
 
 
 def _cholesky_unrolled(a: Array) -> tuple[Array, Array]:
