@@ -30,6 +30,11 @@ class Case:
     spread: float = 1.0  # standard deviation of X
     seed: int = 418
 
+    @property
+    def coefficients(self) -> list[float]:
+        """The true ones."""
+        return [1.5, -1.0] if self.p == 2 else [(-1) ** j / math.sqrt(self.p) for j in range(self.p)]
+
     def quick(self, batch: int | None) -> Case:
         """The same case at a size for a rehearsal."""
         if self.kind == "large":
@@ -65,9 +70,7 @@ def draw(
     """Chunk number ``chunk`` of a study, datasets last: X ``(n, p, T)`` and y ``(n, T)``."""
     for_x, for_y = jax.random.split(jax.random.fold_in(jax.random.key(case.seed, impl=generator), chunk))
     x = case.spread * jax.random.normal(for_x, (case.n, case.p, count), dtype)
-    signs = jnp.where(jnp.arange(case.p) % 2, -1, 1).astype(dtype)
-    beta = jnp.array([1.5, -1.0], dtype) if case.p == 2 else signs / math.sqrt(case.p)
-    eta = (x * beta[None, :, None]).sum(1)
+    eta = (x * jnp.array(case.coefficients, dtype)[None, :, None]).sum(1)
     y = jax.random.uniform(for_y, eta.shape, dtype) < jax.nn.sigmoid(eta)
     if case.kind == "mix":
         # Every tenth dataset is separated by its true coefficients, the one five places later by a 0/1 column alone.
@@ -131,10 +134,14 @@ class Data:
     def reference(self) -> np.ndarray:
         """Coefficients solved to rounding in float64, for the first datasets; NaN where they are not to be compared."""
         arrays = self.host(2**14 if self.device == "cpu" else 2**11)
-        x, y, weights = (None if a is None else a.astype(np.float64) for a in arrays)
-        params, settled = newton(x, y, weights, tol=0.0)
-        largest = in_pieces(lambda x, params: np.abs(np.einsum("bnp,bp->bn", x, params)).max(1), 2048, x, params)
-        return np.where((settled & (largest < LARGEST_PREDICTOR))[:, None], params, np.nan)
+        return solved(*(None if a is None else a.astype(np.float64) for a in arrays))
+
+
+def solved(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Coefficients to rounding; NaN where they are not to be compared."""
+    params, settled = newton(x, y, weights, tol=0.0)
+    largest = in_pieces(lambda x, params: np.abs(np.einsum("bnp,bp->bn", x, params)).max(1), 2048, x, params)
+    return np.where((settled & (largest < LARGEST_PREDICTOR))[:, None], params, np.nan)
 
 
 def newton(

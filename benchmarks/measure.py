@@ -71,12 +71,12 @@ def measure(data: Data, names: list[str], rounds: int, budget: float, deadline: 
         for name, run in runs.items():
             if not turn or (sum(each.seconds for each in turns[name]) <= budget and time.monotonic() <= deadline):
                 turns[name].append(run.fits())
-    return [_record(data, name, runs[name].count, firsts[name], turns[name]) for name in runs]
+    return [_record(data, name, runs[name], firsts[name], turns[name]) for name in runs]
 
 
-def _record(data: Data, name: str, count: int, first: Fits, turns: list[Fits]) -> Record:
+def _record(data: Data, name: str, run: Run, first: Fits, turns: list[Fits]) -> Record:
     seconds = [turn.seconds for turn in turns]
-    reference = data.reference[:count]
+    reference = data.reference[: run.count] if run.reference is None else run.reference()
     params = turns[-1].params[: len(reference)]
     known = ~np.isnan(reference).any(1)
     finite = np.isfinite(params).all(1)
@@ -89,7 +89,7 @@ def _record(data: Data, name: str, count: int, first: Fits, turns: list[Fits]) -
         batch=case.batch,
         dtype=np.dtype(data.dtype).name,
         peer=name,
-        count=count,
+        count=run.count,
         compile_seconds=max(0.0, first.seconds - statistics.median(seconds)),
         seconds=seconds,
         core_seconds=[turn.core_seconds for turn in turns],

@@ -25,7 +25,8 @@ from jax import Array, lax
 
 import jaxirls as ji
 from benchmarks import native
-from benchmarks.cases import CORES, Data, draw, newton
+from benchmarks.cases import CORES, Data, draw, newton, solved
+from jaxirls import study
 
 BATCHES = ("own", "mix")
 BOOTSTRAP, LARGE = ("bootstrap",), ("large",)
@@ -44,6 +45,7 @@ class Run(NamedTuple):
 
     count: int
     fits: Callable[[], Fits]
+    reference: Callable[[], np.ndarray] | None = None  # of data of its own
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,32 @@ def fit_chunks(data: Data) -> Run:
 
 @peer("jaxirls, drawing included", BATCHES, device="any")
 def drawn_chunks(data: Data) -> Run:
-    """A study: every chunk is drawn on the device, and fitted there."""
+    """Every chunk is drawn on the device, and fitted there."""
     case, count, dtype, fit = data.case, data.chunk, data.dtype, _fit_last()
     chunks = [jnp.uint32(i) for i in range(case.batch // count)]
     return clocked(case.batch, lambda: jnp.concatenate(on_cores(lambda i: fit(draw(i, case, count, dtype)), chunks)))
+
+
+@peer("jaxirls study, drawing included", ("own",), device="any")
+def _study(data: Data) -> Run:
+    """The same law, drawn, fitted and measured by the library's own driver."""
+    case = data.case
+    scenario = study.Scenario(
+        n=case.n,
+        coefficients=case.coefficients,
+        design=study.Normal(scale=case.spread, intercept=False),
+        family=ji.Binomial(),
+        replicates=case.batch,
+        seed=case.seed,
+        dtype=data.dtype.name,
+    )
+
+    def reference() -> np.ndarray:
+        x, y = study.datasets(scenario, np.arange(min(case.batch, 2**11)))
+        return solved(x.astype(np.float64), y.astype(np.float64), None)
+
+    timed = clocked(case.batch, lambda: study.run(scenario, keep=True).replicates.estimates)
+    return timed._replace(reference=reference)
 
 
 @peer("jaxirls, X repeated", BOOTSTRAP)
