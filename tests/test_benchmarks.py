@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from benchmarks import report
+from benchmarks import engine, report
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, Data
 from benchmarks.peers import PEERS
+from jaxirls.designs import Dense
+from jaxirls.engine.batch import Plan
 
 
 def test_every_available_peer_has_a_row_and_the_right_answer(tmp_path, capsys):
@@ -30,3 +33,14 @@ def test_every_available_peer_has_a_row_and_the_right_answer(tmp_path, capsys):
     assert about["versions"]["jax"]
     main(["--table", str(results)])
     assert report.table(records) in capsys.readouterr().out
+
+
+def test_the_sweep_of_layouts_marks_the_choice(monkeypatch, capsys):
+    small = {"PLANS": (Plan(Dense, 1, 1),), "SHAPES": ((9, 2),), "SHARED_SHAPES": (), "ELEMENTS": 64, "TURNS": 1}
+    for name, value in small.items():
+        monkeypatch.setattr(engine, name, value)
+    monkeypatch.setattr(engine, "plan", lambda batch: Plan(Dense, 1, 1))
+    engine.main(["designs"])
+    assert "n = 9, p = 2: *Dense" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no section speed"):
+        engine.main(["speed"])
