@@ -35,7 +35,7 @@ SHAPES = ((20, 2), (200, 5), (200, 8), (200, 12), (200, 20), (20_000, 5))
 SHARED_SHAPES = ((20, 2), (200, 5), (200, 8), (1000, 5))
 
 MILLION = """
-import resource, time
+import resource
 import jaxirls as ji
 from jaxirls import study
 scenario = study.Scenario(n=200, coefficients=[0.4, -0.4, 0.4, -0.4, 0.4], design=study.Normal(intercept=False),
@@ -65,7 +65,7 @@ print(f"{{seconds(1000):.1f}} s, again {{seconds(1000):.2f}} s, of 999 datasets 
 
 
 def in_turns(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of a warm call of each; one that cannot run is left out."""
+    """Seconds of a warm call of each."""
     seconds: dict[str, list[float]] = {}
     for turn in range(TURNS + 1):
         for name, call in candidates.items():
@@ -81,7 +81,7 @@ def designs() -> None:
     for shared, shapes, plans in ((False, SHAPES, PLANS), (True, SHARED_SHAPES, (*PLANS, SHARED))):
         print("one X for all datasets" if shared else "an X for each dataset")
         for n, p in shapes:
-            batch = max(2, ELEMENTS // (n * p))
+            batch = max(ROWS_TILE, ELEMENTS // (n * p))
             rng = np.random.default_rng(0)
             X = rng.normal(size=(1 if shared else batch, n, p))
             y = rng.binomial(1, 1 / (1 + np.exp(-X[..., 0])), (batch, n)).astype(float)

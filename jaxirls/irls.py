@@ -6,13 +6,15 @@ and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) 
 errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
 
 Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish``, by steps from
-QR, on the columns of X that are linearly independent. Lanes that the first passes leave open go on by Newton's steps.
+QR, on the columns of X that are linearly independent. Near the optimum, and in lanes that the first passes leave open,
+steps are Newton's.
 
 Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of the loop's condition.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,6 +35,7 @@ from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.proof import Solution, concluded, existence, is_inside, marked, room_left, statistics
 from jaxirls.rows import Rows
+from jaxirls.separation import row_cones
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -40,6 +43,11 @@ MAX_HALVINGS = 60
 # Enough for nearly every well-posed dataset; what is then unfinished is finished among its own kind.
 FIRST_PASSES = 8
 FIRST_BENT_PASSES = 12
+# A lane that can be separated, and after so many passes is still so far from an optimum, in standard errors, is taken
+# to be so; to reach one in the rest would take luck.
+EARLY_PASSES, FAR = 5, 0.3
+# Within so many standard errors of the optimum the observed information, where it differs, makes quadratic steps.
+NEAR = 0.5
 
 
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
@@ -61,8 +69,20 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
 
 def first_passes(config: IRLS, problem: Problem) -> State:
     """Start, and as many passes as most lanes need."""
-    passes = FIRST_PASSES if problem.bending is None else FIRST_BENT_PASSES
-    return run(problem, start(problem), config, min(passes, config.max_iter), by_cholesky)
+    return run(problem, start(problem), config, partial(first_limit, problem, config), by_cholesky, nearness(problem))
+
+
+def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:
+    """How many passes are the first."""
+    if problem.bending is not None:
+        return min(FIRST_BENT_PASSES, config.max_iter)
+    far = (state.decrement > FAR) & (row_cones(problem.rows.family, problem.rows.y) is not None)
+    return jnp.minimum(jnp.where(far, EARLY_PASSES, FIRST_PASSES), config.max_iter)
+
+
+def nearness(problem: Problem) -> float:
+    """Within how many standard errors of the optimum the first passes make Newton's steps."""
+    return 0.0 if problem.rows.family.is_canonical or problem.bending is not None else NEAR
 
 
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
@@ -76,9 +96,8 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
         ill = ill & (state.code != Status.BOUNDARY)
-    if config.solver == "cholesky":
-        solution, certain = statistics(problem, state, config, by_cholesky)
-    else:
+    solution, certain = statistics(problem, state, config, by_cholesky)
+    if config.solver != "cholesky":
         ill = ill | (open_ & (state.code == ILL_CONDITIONED))
         aliased, state = varying((jnp.zeros(state.beta.shape, bool), state), problem)
         aliased, state = lax.cond(
@@ -86,7 +105,14 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
             lambda: _select(ill, fit_independent(problem, separated, config), (aliased, state)),
             lambda: (aliased, state),
         )
-        solution, certain = statistics(problem._replace(aliased=aliased), state, config, by_qr)
+        ill = ill | (open_ & _ill_conditioned(problem, state, solution, config))
+        solution, certain = lax.cond(
+            ill.any(),
+            lambda: _select(
+                ill, statistics(problem._replace(aliased=aliased), state, config, by_qr), (solution, certain)
+            ),
+            lambda: (solution, certain),
+        )
     return concluded(solution, certain, found)
 
 
@@ -219,23 +245,34 @@ def _target(rows: Rows, y: Array, average: Array) -> Array:
     return at if rows.offset is None else at - rows.offset
 
 
-def run(problem: Problem, state: State, config: IRLS, max_iter: int | Array, method: Method) -> State:
-    """Turns until every lane is done or has made ``max_iter`` passes. Resumable: the result may be run further."""
+def run(
+    problem: Problem,
+    state: State,
+    config: IRLS,
+    limit: int | Array | Callable[[State], Array],
+    method: Method,
+    near: float = 0.0,
+) -> State:
+    """Turns until every lane is done or at the ``limit`` of its passes. Resumable: the result may be run further.
+
+    Lanes within ``near`` standard errors of the optimum take Newton's steps.
+    """
 
     def running(state: State) -> Array:
-        return (state.code == RUNNING) & (state.n_iter < max_iter)
+        return (state.code == RUNNING) & (state.n_iter < (limit(state) if callable(limit) else limit))
 
     def turn(state: State) -> State:
-        return _select(running(state), _turn(problem, state, config, method), state)
+        return _select(running(state), _turn(problem, state, config, method, near), state)
 
     return lax.while_loop(lambda state: jnp.any(running(state)), turn, varying(state, problem))
 
 
-def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State:
+def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: float) -> State:
     dtype = state.limit.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
-    equations, loss, scale, total = _evaluate(problem, candidate, method)
+    newton = (state.decrement < near) if near else None
+    equations, loss, scale, total = _evaluate(problem, candidate, method, newton)
     move, limit, penalty = equations.half, loss, problem.bending
     if penalty is not None:
         equations, move, loss, limit = _turn_bent(problem, penalty, state, equations, loss, scale)
@@ -245,6 +282,9 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     finite = jnp.isfinite(loss) & jnp.isfinite(equations.score).all(0)
     noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * jnp.sqrt(scale * total)
     accept = finite & ((loss <= state.limit + noise) | ~jnp.isfinite(state.limit))
+    # Where the observed information is not positive definite, once more from here with the expected.
+    indefinite = jnp.zeros_like(accept) if newton is None else newton & accept & equations.singular
+    accept = accept & ~indefinite
 
     size = jnp.sqrt(jnp.square(move).sum(0))
     step = linalg.backward(factor, move)
@@ -258,7 +298,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     rounding = is_rounding(size / 8, decrement, linalg.length(factor, candidate), reach, config)
     done = (ahead <= tol / 64) | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
 
-    halvings = jnp.where(accept, 0, state.halvings + 1)
+    halvings = jnp.where(accept | indefinite, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
     code = jnp.where(stuck, Status.STALLED, RUNNING)
     code = jnp.where(accept & done, Status.CONVERGED, code)
@@ -266,16 +306,18 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method) -> State
     beta = jnp.where(accept, candidate, state.beta)
     return State(
         beta=jnp.where(code == Status.CONVERGED, beta + step, beta),
-        step=jnp.where(accept, step, state.step / 2),
+        step=jnp.where(accept, step, jnp.where(indefinite, state.step, state.step / 2)),
         limit=jnp.where(accept, limit, state.limit),
-        decrement=jnp.where(accept, decrement, state.decrement),
+        decrement=jnp.where(accept, decrement, jnp.where(indefinite, jnp.inf, state.decrement)),
         halvings=halvings,
         n_iter=state.n_iter + 1,
         code=code.astype(jnp.int32),
     )
 
 
-def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations, Array, Array, Array]:
+def _evaluate(
+    problem: Problem, beta: Array, method: Method, newton: Array | None
+) -> tuple[Equations, Array, Array, Array]:
     """The equations, the objective, a running dispersion and the total weight at β."""
     rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
@@ -289,7 +331,10 @@ def _evaluate(problem: Problem, beta: Array, method: Method) -> tuple[Equations,
         sums = [loss]
         if free:
             sums.append(rows.weigh(jnp.square(rows.family.pearson_residual(at, rows.y))))
-        return Terms(rows.weigh(work.weight), rows.weigh(work.score), tuple(sums), excess=excess)
+        weight = work.weight
+        if newton is not None:
+            weight = jnp.where(newton[None], rows.family.observed_information(at, rows.y), weight)
+        return Terms(rows.weigh(weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
     equations = method(problem.system, beta, rows, kernel)
     loss, weight = equations.sums[0] + equations.log_excess, problem.total_weight

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -57,7 +57,7 @@ def orthonormalize(a: Array) -> Basis:
 
 def balanced(a: Array) -> tuple[Array, Array]:
     """The columns scaled to a largest entry in [½, 1) by powers of two, which changes no bit of them; the exponents."""
-    exponent = jnp.frexp(jnp.max(jnp.abs(a), axis=0))[1]
+    exponent = jnp.frexp(folded(jnp.maximum, lambda i: jnp.abs(a[i]), a.shape[0]))[1]
     return jnp.ldexp(a, -exponent[None]), exponent
 
 
@@ -78,6 +78,11 @@ def length(x: Array) -> Array:
 
 def total(term: Callable[[int | Array], Array], count: int) -> Array:
     """Σ term(k) in the order of k: a reduction may choose another order for another number of lanes."""
+    return folded(operator.add, term, count)
+
+
+def folded(both: Callable[[Any, Any], Any], term: Callable[[int | Array], Any], count: int) -> Any:
+    """``both`` of all terms in their order: row after row, which is elementwise over lanes, as no reduction on a CPU is."""
     if count <= UNROLL:
-        return functools.reduce(operator.add, map(term, range(count)))
-    return lax.fori_loop(1, count, lambda k, sum_: sum_ + term(k), term(0))
+        return functools.reduce(both, map(term, range(count)))
+    return lax.fori_loop(1, count, lambda k, so_far: both(so_far, term(k)), term(0))

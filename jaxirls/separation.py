@@ -27,14 +27,16 @@ orthonormalizes the slots, O(p³), and prices all rows, O(np). FLAT rows enter l
 one price to the next, so that no active set recurs and nothing cycles, however degenerate the data (binary covariates
 are). It takes about p pivots.
 
-**Rounding.** Q = XM, with M computed beside Q by the same column operations, so that the rounding of row i of Q is at
-most a multiple of ε Σⱼₖ |xᵢⱼ||Mⱼₖ|. That is the ``slack`` within which a row counts as zero, and it is charged to ‖ρ‖
-in (2). The direction is at last evaluated on X itself. A lane where neither proof stands is undecided.
+**Rounding.** Q = XM, computed so, or with M beside it by the same column operations, so that the rounding of row i of Q
+is at most a multiple of ε Σⱼₖ |xᵢⱼ||Mⱼₖ|. That is the ``slack`` within which a row counts as zero, and it is charged to
+‖ρ‖ in (2), as is what Q lacks of orthogonality. The direction is at last evaluated on X itself. A lane where neither
+proof stands is undecided.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -42,8 +44,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxirls import linalg
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
-from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project, total
+from jaxirls.orthogonal import balanced, combine, folded, length, orthonormalize, project, total
 from jaxirls.trees import varying
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
@@ -187,7 +190,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     X = jnp.where(present[:, None], X, 0.0)
     X, exponent = balanced(X)
     sign = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype)
-    Q, _, M = orthonormalize(X)
+    Q, M = _basis(X)
     problem = _problem(X, Q, M, sign, flat, moving)
 
     def running(state: _State) -> Array:
@@ -201,8 +204,9 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     d = jnp.where(jnp.abs(d) <= _rounding(X) * _reach(M) * norm[None], 0.0, d)
     z = sign * combine(X, d)
     tolerance = problem.slack * norm[None]
-    holds = jnp.all(jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present, axis=0)
-    largest = jnp.max(jnp.where(moving, z, 0.0), axis=0)
+    held = jnp.where(flat, jnp.abs(z) <= tolerance, z >= -tolerance) | ~present
+    holds = folded(jnp.logical_and, lambda i: held[i], n)
+    largest = folded(jnp.maximum, lambda i: jnp.where(moving[i], z[i], 0.0), n)
     # ‖Qr‖ = ‖r‖ ≥ 1 moves some row by ‖r‖/√n at least: half of either leaves room for rounding and none for doubt.
     moves = (norm > 0.5) & (largest > norm / (2 * math.sqrt(n)))
     separated = (state.verdict == CONE) & holds & moves
@@ -243,6 +247,30 @@ def _rounding(X: Array) -> float:
     return 4 * X.shape[1] * float(jnp.finfo(X.dtype).eps)
 
 
+def _basis(X: Array) -> tuple[Array, Array]:
+    """Q and M. From the Cholesky factor of X'X where that is far from singular, else by Gram-Schmidt, which ranks columns.
+
+    Of the former Q'Q is I up to ``_skew``.
+    """
+    n, p, lanes = X.shape
+    factor = linalg.factorize(total(lambda i: X[i][:, None] * X[i][None], n))
+    units = jnp.broadcast_to(jnp.eye(p, dtype=X.dtype)[:, :, None], (p, p, lanes))
+    M = jnp.moveaxis(jax.vmap(partial(linalg.backward, factor))(varying(units, X)), 0, 1)
+    Q = jnp.stack([combine(X, M[:, k]) for k in range(p)], axis=1)
+    regular = factor.pivot > float(jnp.finfo(X.dtype).eps) ** 0.5
+
+    def careful() -> tuple[Array, Array]:
+        basis = orthonormalize(X)
+        return jnp.where(regular, Q, basis.q), jnp.where(regular, M, basis.m)
+
+    return lax.cond(regular.all(), lambda: (Q, M), careful)
+
+
+def _skew(X: Array) -> float:
+    """What ‖Qr‖ may be short of ‖r‖ = 1."""
+    return X.shape[1] * float(jnp.finfo(X.dtype).eps) ** 0.5
+
+
 def _reach(M: Array) -> Array:
     """A bound of the entries of Mr for ‖r‖ = 1, ``(p, T)``."""
     return total(lambda k: jnp.abs(M[:, k]), M.shape[1])
@@ -260,7 +288,7 @@ def _problem(X: Array, Q: Array, M: Array, sign: Array, flat: Array, moving: Arr
         flat=flat,
         objective=project(Q, jnp.where(moving, sign, 0.0)),
         rounding=total(lambda i: slack[i], slack.shape[0]),
-        steepest=jnp.max(tilt, axis=0),
+        steepest=folded(jnp.maximum, lambda i: tilt[i], tilt.shape[0]),
     )
 
 
@@ -297,15 +325,20 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     dropped = blocking & (ratio <= step[None])
     shortened = state.multiplier + jnp.where(blocked, step, 0.0)[None] * (target - state.multiplier)
 
-    value = combine(problem.rows, rho)
-    violation = jnp.where(problem.flat, jnp.abs(value), -value) - problem.tilt * norm[None]
-    worst = jnp.argmax(violation, axis=0).astype(jnp.int32)
-    largest = jnp.max(violation, axis=0)
+    def violation(i: int | Array) -> tuple[Array, Array]:
+        value = total(lambda k: problem.rows[i, k] * rho[k], p)
+        size = jnp.where(problem.flat[i], jnp.abs(value), -value) - problem.tilt[i] * norm
+        return size, jnp.full(size.shape, i, jnp.int32)
+
+    def worse(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.tree.map(partial(jnp.where, b[0] > a[0]), b, a)
+
+    largest, worst = folded(worse, violation, problem.rows.shape[0])
     error = 2 * problem.rounding + problem.steepest * total(lambda k: jnp.abs(target[k]), p)
     # Rounding alone can refuse a row that has just entered, or let ‖ρ‖ rise: then no proof is near.
     falls = norm < length(state.residual)
     priced = jnp.where(
-        norm + error < 1, OVERLAP, jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED))
+        norm + error < 1 - _skew(state.basis), OVERLAP, jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED))
     )
     verdict = jnp.where(blocked, jnp.where(step > 0, RUNNING, STALLED), priced)
 

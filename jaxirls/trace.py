@@ -117,18 +117,20 @@ def trace(
         method = by_qr
         aliased, state = irls.start_independent(laid)
         laid = laid._replace(aliased=aliased)
-    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, laid)))
-    early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method))
+    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, laid), 0.0))
+    early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method, irls.nearness(laid)))
     inspect = jax.jit(lambda state, beta: statistics(laid, _running_at(state, beta), config, method)[0])
 
     history: list[Solution] = []
     halvings: list[int] = []
     refused = 0
     while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
-        step = early if int(state.n_iter[0]) < irls.FIRST_PASSES else late
+        step = early if bool((state.n_iter < irls.first_limit(laid, config, state)).all()) else late
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
             refused += 1
+            continue
+        if not np.isfinite(state.decrement[0]):  # the same candidate again, by Fisher's weights
             continue
         history.append(inspect(state, candidate))
         halvings.append(refused)
@@ -151,8 +153,8 @@ def trace(
     )
 
 
-def _one_turn(laid: Problem, config: IRLS, method: Method, state: State) -> State:
-    return irls.run(laid, state, config, state.n_iter[0] + 1, method)
+def _one_turn(laid: Problem, config: IRLS, method: Method, near: float, state: State) -> State:
+    return irls.run(laid, state, config, state.n_iter[0] + 1, method, near)
 
 
 def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
