@@ -134,11 +134,12 @@ class Data:
     def reference(self) -> np.ndarray:
         """Coefficients solved to rounding in float64, for the first datasets; NaN where they are not to be compared."""
         arrays = self.host(2**14 if self.device == "cpu" else 2**11)
-        return solved(*(None if a is None else a.astype(np.float64) for a in arrays))
+        return solved(*arrays)
 
 
 def solved(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Coefficients to rounding; NaN where they are not to be compared."""
+    """Coefficients to rounding, in float64; NaN where they are not to be compared."""
+    x, y, weights = (None if a is None else a.astype(np.float64) for a in (x, y, weights))
     params, settled = newton(x, y, weights, tol=0.0)
     largest = in_pieces(lambda x, params: np.abs(np.einsum("bnp,bp->bn", x, params)).max(1), 2048, x, params)
     return np.where((settled & (largest < LARGEST_PREDICTOR))[:, None], params, np.nan)

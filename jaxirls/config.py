@@ -70,10 +70,7 @@ class LBFGS(Algorithm):
     """Options of L-BFGS: the same objective by gradients alone, which are automatic derivatives of the deviance.
 
     It shares neither score nor weights with IRLS, and is so a second witness of an estimate; and its steps cost O(np),
-    where those of IRLS cost O(np²). It is no way to more speed for few columns, and none to tens of thousands: X'WX is
-    formed and factorized once, at the end, for the proof of convergence and the standard errors, and every fit holds
-    the factor. That is O(np² + p³) once and O(p²) of memory: n = 10,000 and p = 2,000 in float64 take half a minute of
-    two cores and 0.8 GB beside X.
+    where those of IRLS cost O(np²). It is no way to more speed for few columns. For many, say ``information=False``.
 
     Under ``jax.shard_map`` give ``check_vma=False``: optax's line search does not say what differs between devices.
 
@@ -83,6 +80,11 @@ class LBFGS(Algorithm):
         ``fit.n_iter`` counts the passes.
       max_condition: as in ``IRLS``.
       memory: how many of the last steps the approximate inverse Hessian is made of.
+      information: whether X'WX is formed and factorized, once, for the proof of convergence, the standard errors and
+        the tests: O(np² + p³) of time and O(p²) of memory. Where p is too large for that, False proves convergence by
+        conjugate gradients, in O(np) a step. The fit then has ``root=None`` and neither standard errors nor a
+        condition number; separated data end as MAX_ITERATIONS, columns that depend on others as STALLED, for nothing
+        is known of either. Derivatives of the fit do form X'WX.
 
     Source: Liu & Nocedal (1989), Mathematical Programming 45, 503-528; the steps are optax's.
 
@@ -98,8 +100,13 @@ class LBFGS(Algorithm):
 
     max_iter: int = 1000
     memory: int = 10
+    information: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (isinstance(self.memory, int) and self.memory >= 1):
             self._refuse("memory", "a positive integer")
+        if not isinstance(self.information, bool):
+            self._refuse("information", "True or False")
+        if not (self.information or self.max_condition is None):
+            self._refuse("max_condition", "None where information is False: no condition number is known then")

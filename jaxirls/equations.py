@@ -21,7 +21,7 @@ from jaxirls.orthogonal import balanced, orthonormalize, project
 class Equations(NamedTuple):
     """G δ = s at some β, for T datasets."""
 
-    factor: linalg.Factor  # of G
+    factor: Any  # of G: a ``linalg.Factor``, or ``matrixfree.Products``
     half: Array  # (p, T), R⁻ᵀs: its squares sum to s'G⁻¹s
     score: Array  # (p, T), s
     singular: Array  # (T,), G is not positive definite to rounding, on the columns that are not aliased

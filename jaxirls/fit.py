@@ -45,9 +45,9 @@ def fit(
 ) -> Fit:
     r"""Fit a generalized linear model, or a batch of them, by iteratively reweighted least squares.
 
-    Maximizes Σᵢ ℓ(yᵢ; μᵢ) with g(μᵢ) = xᵢ'β + offsetᵢ by Fisher scoring with step-halving. Leading axes are batch axes
-    and broadcast as in ``numpy.linalg``: ``X (n, p)`` with ``y (B, n)`` is one design with B responses, ``X (B, n, p)``
-    with ``y (n,)`` one response with B designs. No intercept is added.
+    Maximizes Σᵢ ℓ(yᵢ; μᵢ) with g(μᵢ) = xᵢ'β + offsetᵢ by Fisher scoring with step-halving, and near the optimum by
+    Newton's steps. Leading axes are batch axes and broadcast as in ``numpy.linalg``: ``X (n, p)`` with ``y (B, n)`` is
+    one design with B responses, ``X (B, n, p)`` with ``y (n,)`` one response with B designs. No intercept is added.
 
     Args:
       X: design, ``(..., n, p)``.

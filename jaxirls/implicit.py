@@ -44,8 +44,9 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
     step = jnp.linalg.solve(curvature, pull[..., None])[..., 0]
     step = jnp.where(fitted[..., None], step, 0.0)
     change = jax.jvp(lambda beta, data: _measures(beta, clean(data)), (beta, data), (step, moved))[1]
-    root = jnp.where(fitted[..., None, None], solution.root, identity)
-    change["root"] = _root_tangent(root, change.pop("curvature"))
+    turned = change.pop("curvature")
+    if solution.root is not None:
+        change["root"] = _root_tangent(jnp.where(fitted[..., None, None], solution.root, identity), turned)
 
     still = jax.tree.map(no_tangent, outcome)
     change = {

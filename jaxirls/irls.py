@@ -76,7 +76,8 @@ def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:
     """How many passes are the first."""
     if problem.bending is not None:
         return min(FIRST_BENT_PASSES, config.max_iter)
-    far = (state.decrement > FAR) & (row_cones(problem.rows.family, problem.rows.y) is not None)
+    separable = jax.eval_shape(row_cones, problem.rows.family, problem.rows.y) is not None
+    far = (state.decrement > FAR) & separable
     return jnp.minimum(jnp.where(far, EARLY_PASSES, FIRST_PASSES), config.max_iter)
 
 
@@ -106,6 +107,7 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Soluti
             lambda: (aliased, state),
         )
         ill = ill | (open_ & _ill_conditioned(problem, state, solution, config))
+        solution, certain = varying((solution, certain), problem)
         solution, certain = lax.cond(
             ill.any(),
             lambda: _select(
@@ -249,7 +251,7 @@ def run(
     problem: Problem,
     state: State,
     config: IRLS,
-    limit: int | Array | Callable[[State], Array],
+    limit: int | Array | Callable[[State], Array | int],
     method: Method,
     near: float = 0.0,
 ) -> State:
@@ -278,7 +280,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
         equations, move, loss, limit = _turn_bent(problem, penalty, state, equations, loss, scale)
     factor = equations.factor
 
-    reach = linalg.reach(factor, candidate)
+    reach = factor.reach(candidate)
     finite = jnp.isfinite(loss) & jnp.isfinite(equations.score).all(0)
     noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * jnp.sqrt(scale * total)
     accept = finite & ((loss <= state.limit + noise) | ~jnp.isfinite(state.limit))
@@ -295,7 +297,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
         jnp.isfinite(state.decrement), decrement * jnp.minimum(decrement / state.decrement, 1.0), decrement
     )
     tol = config.tolerance(dtype)
-    rounding = is_rounding(size / 8, decrement, linalg.length(factor, candidate), reach, config)
+    rounding = is_rounding(size / 8, decrement, factor.length(candidate), reach, config)
     done = (ahead <= tol / 64) | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
 
     halvings = jnp.where(accept | indefinite, 0, state.halvings + 1)

@@ -20,9 +20,10 @@ from jax.scipy.sparse.linalg import cg
 from jaxirls.config import LBFGS
 from jaxirls.data import HIGHEST
 from jaxirls.dispersion import Scale, dispersion
-from jaxirls.equations import by_cholesky
+from jaxirls.equations import Method, by_cholesky
+from jaxirls.matrixfree import by_products
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
-from jaxirls.proof import Solution, concluded, existence, is_inside, marked, statistics
+from jaxirls.proof import Solution, concluded, existence, is_inside, marked, statistics, unknown
 from jaxirls.rows import Rows
 from jaxirls.status import Status
 from jaxirls.trees import varying
@@ -39,20 +40,25 @@ dot = partial(jnp.matmul, precision=HIGHEST)
 def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     """Where L-BFGS ends, the statistics there, and which lanes are open: without a proof."""
     state = minimize(problem, config)
-    solution, certain = statistics(problem, state, config, by_cholesky)
-    singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
-    state = state._replace(code=jnp.where(singular, ILL_CONDITIONED, state.code).astype(jnp.int32))
+    solution, certain = statistics(problem, state, config, _method(config))
+    if solution.root is not None:
+        singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
+        state = state._replace(code=jnp.where(singular, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ~certain
 
 
 def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
     """Decide separation for the open lanes, and give all their statistics."""
-    found = existence(problem, open_)
+    found = existence(problem, open_) if config.information else unknown(problem)
     if problem.has_edge:
         doubtful = (state.code == Status.CONVERGED) & ~is_inside(problem, state.beta)
         state = state._replace(code=jnp.where(doubtful, Status.STALLED, state.code).astype(jnp.int32))
-    solution, certain = statistics(problem, marked(state, found), config, by_cholesky)
+    solution, certain = statistics(problem, marked(state, found), config, _method(config))
     return concluded(solution, certain, found)
+
+
+def _method(config: LBFGS) -> Method:
+    return by_cholesky if config.information else partial(by_products, max_iter=config.max_iter)
 
 
 class Dataset(NamedTuple):

@@ -29,6 +29,18 @@ class Factor(NamedTuple):
     scaling: Array  # (p, T)
     pivot: Array  # (T,)
 
+    def root(self) -> Array:
+        """R = Lᵀ D⁻¹, upper triangular, with RᵀR = A; ``(p, p, T)``."""
+        return jnp.swapaxes(self.lower, 0, 1) * _reciprocal(self.scaling)[None]
+
+    def length(self, x: Array) -> Array:
+        """√(xᵀAx)."""
+        return jnp.sqrt(jnp.square(whiten(self, x)).sum(0))
+
+    def reach(self, x: Array) -> Array:
+        """Σⱼ |xⱼ| √Aⱼⱼ."""
+        return (jnp.abs(x) * _reciprocal(self.scaling)).sum(0)
+
 
 def factorize(matrix: Array) -> Factor:
     """Equilibrated Cholesky factorization of every lane; never fails, see ``Factor.pivot``."""
@@ -46,11 +58,6 @@ def factor_of(root: Array) -> Factor:
     left_out = jnp.eye(root.shape[0], dtype=bool)[:, :, None] & ~used[None]
     lower = jnp.where(left_out, 1.0, jnp.swapaxes(root * scaling[None], 0, 1))
     return Factor(lower, scaling, jnp.square(_diagonal(lower)).min(0))
-
-
-def root_of(factor: Factor) -> Array:
-    """R = Lᵀ D⁻¹, upper triangular, with RᵀR = A; ``(p, p, T)``."""
-    return jnp.swapaxes(factor.lower, 0, 1) * _reciprocal(factor.scaling)[None]
 
 
 def forward(factor: Factor, rhs: Array) -> Array:
@@ -149,16 +156,6 @@ def half_inverse_of_root(root: Array) -> Array:
 def whiten(factor: Factor, x: Array) -> Array:
     """Lᵀ D⁻¹ x, (p, T): the inverse of ``backward``; its squares sum to xᵀAx."""
     return (factor.lower * (x * _reciprocal(factor.scaling))[:, None]).sum(0)
-
-
-def length(factor: Factor, x: Array) -> Array:
-    """√(xᵀAx)."""
-    return jnp.sqrt(jnp.square(whiten(factor, x)).sum(0))
-
-
-def reach(factor: Factor, x: Array) -> Array:
-    """Σⱼ |xⱼ| √Aⱼⱼ."""
-    return (jnp.abs(x) * _reciprocal(factor.scaling)).sum(0)
 
 
 def _reciprocal(x: Array) -> Array:

@@ -53,7 +53,7 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     z = whitened(system.design, fisher.factor, beta.shape[1])
     turn = jnp.eye(p, dtype=z.dtype)[:, :, None] + products(z, surplus)
     newton = linalg.factorize(turn)
-    root = jnp.einsum("abt,bct->act", linalg.root_of(newton), linalg.root_of(fisher.factor), precision="highest")
+    root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision="highest")
     definite = newton.pivot > float(jnp.finfo(z.dtype).eps) ** 0.5
     return _merged(fisher, linalg.factor_of(root), linalg.forward(newton, fisher.half), definite)
 

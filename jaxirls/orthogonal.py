@@ -82,7 +82,7 @@ def total(term: Callable[[int | Array], Array], count: int) -> Array:
 
 
 def folded(both: Callable[[Any, Any], Any], term: Callable[[int | Array], Any], count: int) -> Any:
-    """``both`` of all terms in their order: row after row, which is elementwise over lanes, as no reduction on a CPU is."""
+    """``both`` of all terms in their order, row after row: elementwise over lanes, as no reduction on a CPU is."""
     if count <= UNROLL:
         return functools.reduce(both, map(term, range(count)))
-    return lax.fori_loop(1, count, lambda k, so_far: both(so_far, term(k)), term(0))
+    return lax.fori_loop(1, count, lambda k, so_far: both(so_far, term(k)), varying(term(0)))

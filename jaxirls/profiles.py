@@ -315,7 +315,7 @@ def _supremum(fit: Fit) -> Array:
     """D(β̂)."""
     if not _likelihood_of(fit):
         return fit.deviance
-    log_determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(fit.root, axis1=-2, axis2=-1))).sum(-1)
+    log_determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(fit.known_root(), axis1=-2, axis2=-1))).sum(-1)
     return fit.deviance - jnp.where(fit.penalized, fit.scale * log_determinant, 0.0)
 
 

@@ -5,12 +5,11 @@ It is made at β however that was found, and every status follows from it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls import linalg
 from jaxirls.barrier import last_strength, room
 from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
@@ -26,7 +25,7 @@ class Solution(NamedTuple):
     """The fit of T datasets, and what is known about it."""
 
     params: Array  # (p, T)
-    root: Array  # (p, p, T), R, upper triangular: RᵀR = X'WX + penalty at unit dispersion
+    root: Any  # (p, p, T), R, upper triangular: RᵀR = X'WX + penalty at unit dispersion; None where not asked for
     aliased: Array  # (p, T)
     direction: Array  # (p, T), of recession; zero where there is none
     score_norm: Array
@@ -60,13 +59,13 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
     # Data fitted exactly have, at their dispersion of zero, no bound to their likelihood.
     llf = _saturated(problem, at) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
 
-    penalty = problem.bending
+    penalty, root = problem.bending, factor.root()
     if penalty is not None:
         equations, _, _ = bent(problem, penalty, beta, equations, scale)
     size = jnp.sqrt(jnp.square(equations.half).sum(0))
     decrement = size / error_unit(scale)
-    length = jnp.sqrt(jnp.square(linalg.length(factor, beta)) + nobs)
-    limit = is_rounding(size / 64, decrement, length, linalg.reach(factor, beta), config)
+    length = jnp.sqrt(jnp.square(factor.length(beta)) + nobs)
+    limit = is_rounding(size / 64, decrement, length, factor.reach(beta), config)
     proven = jnp.isfinite(decrement) & ~singular & ((decrement <= config.tolerance(beta.dtype)) | limit)
 
     status = jnp.where(state.code == RUNNING, Status.MAX_ITERATIONS, state.code)
@@ -81,7 +80,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
 
     solution = Solution(
         params=blank(beta, unfitted[None] | aliased),
-        root=blank(linalg.root_of(factor), invalid | singular),
+        root=None if root is None else blank(root, invalid | singular),
         aliased=aliased,
         direction=jnp.zeros_like(beta),
         score_norm=blank(_norm(equations.score)),
@@ -185,14 +184,19 @@ class Existence(NamedTuple):
 
 def existence(problem: Problem, open_: Array) -> Existence:
     """Decide it for the open lanes."""
-    lanes, cones = open_.shape[0], _cones(problem)
+    lanes, cones, nothing = open_.shape[0], _cones(problem), unknown(problem)
     if cones is None:
-        direction = jnp.zeros((problem.design.p, lanes), problem.rows.y.dtype)
-        return Existence(jnp.zeros(lanes, bool), jnp.ones(lanes, bool), direction)
+        return nothing._replace(overlap=~nothing.overlap)
     cone = jnp.where(problem.present & open_[None], cones, ABSENT)
     # Along a direction that a penalty holds back nothing recedes.
     found = recession(jnp.where(problem.free[None], problem.design.lanes(lanes), 0.0), cone)
     return Existence(open_ & found.separated, found.decided & ~found.separated, found.direction)
+
+
+def unknown(problem: Problem) -> Existence:
+    """Nothing decided."""
+    no = jnp.zeros(problem.lanes, bool)
+    return Existence(no, no, jnp.zeros((problem.design.p, problem.lanes), problem.rows.y.dtype))
 
 
 def _cones(problem: Problem) -> Array | None:

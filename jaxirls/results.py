@@ -57,7 +57,8 @@ class Fit:
       params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and where aliased; for SEPARATED a point on
         the way to infinity along ``direction``.
       root: R, upper triangular, with R'R = X'WX + penalty at the estimate and unit dispersion, ``(..., p, p)``. It
-        holds twice the digits of that product. Zero in the rows and columns of aliased coefficients.
+        holds twice the digits of that product. Zero in the rows and columns of aliased coefficients. None under
+        ``ji.LBFGS(information=False)``: what needs it then raises ValueError.
       aliased: which columns of X the ones before them span: the fit is that of the others, ``(..., p)``.
       penalty: the penalty or fallback that the fit was given, one value a coefficient, zero where it was not used; None
         if there was none.
@@ -81,7 +82,7 @@ class Fit:
     """
 
     params: Array
-    root: Array
+    root: Array | None
     aliased: Array
     penalty: Penalty | None
     direction: Array
@@ -180,12 +181,13 @@ class Fit:
     @property
     def curvature(self) -> Array:
         """Information plus the penalty's second derivative at unit dispersion, ``(..., p, p)``."""
-        return jnp.einsum("...ki,...kj->...ij", self.root, self.root, precision=jax.lax.Precision.HIGHEST)
+        root = self.known_root()
+        return jnp.einsum("...ki,...kj->...ij", root, root, precision=jax.lax.Precision.HIGHEST)
 
     @property
     def condition_number(self) -> Array:
         """2-norm condition number of X'WX (with the penalty's part, if any) at the estimate, ``(...)``."""
-        return condition_number(self.root)
+        return condition_number(self.known_root())
 
     def cov_params(self) -> Array:
         """Covariance of the estimate, φ (X'WX + penalty)⁻¹, ``(..., p, p)``; NaN where singular or aliased."""
@@ -199,7 +201,16 @@ class Fit:
 
     def half_inverse(self) -> Array:
         """H with HᵀH the inverse of the curvature, ``(..., p, p)``; NaN in the columns of aliased coefficients."""
-        return jnp.where(self.aliased[..., None, :], jnp.nan, half_inverse_of_root(self.root))
+        return jnp.where(self.aliased[..., None, :], jnp.nan, half_inverse_of_root(self.known_root()))
+
+    def known_root(self) -> Array:
+        """``root``, or a ValueError where the fit has none."""
+        if self.root is None:
+            raise ValueError(
+                "the fit holds no information matrix, which standard errors, tests and the condition number need: "
+                "fit with config=ji.LBFGS(information=True), or ji.IRLS()"
+            )
+        return self.root
 
     @property
     def tvalues(self) -> Array:

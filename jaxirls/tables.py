@@ -41,7 +41,7 @@ def summary_of_one(fit: Fit, names: list[str], yname: str, alpha: float, null: N
         "Covariance Type": "nonrobust",
         "No. Iterations": f"{int(fit.n_iter)}",
         "Status": status.name,
-        "Condition number": f"{float(fit.condition_number):.4g}",
+        "Condition number": "not known" if fit.root is None else f"{float(fit.condition_number):.4g}",
         "Smallest weight": f"{float(fit.min_weight):.4g}",
     }
     right = {
@@ -63,9 +63,7 @@ def summary_of_one(fit: Fit, names: list[str], yname: str, alpha: float, null: N
     lines += [f"{a + ':':<18}{b:>19}   {c + ':':<20}{d:>18}" for (a, b), (c, d) in pairs]
     low, high = f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"
     lines += ["=" * WIDTH, f"{'':<12}{'coef':>11}{'std err':>11}{'z':>11}{'P>|z|':>9}{low:>12}{high:>12}", "-" * WIDTH]
-    interval = fit.conf_int(alpha)
-    columns = (fit.params, fit.bse, fit.tvalues, fit.pvalues, interval[:, 0], interval[:, 1])
-    for name, b, se, z, p, low_end, high_end in zip(names, *map(np.asarray, columns), strict=True):
+    for name, b, se, z, p, low_end, high_end in zip(names, *_inference(fit, alpha).values(), strict=True):
         lines.append(
             f"{name[:12]:<12}{_number(b, 4):>11}{_number(se):>11}{z:>11.3f}{p:>9.3f}"
             f"{_number(low_end):>12}{_number(high_end):>12}"
@@ -87,7 +85,8 @@ def summary_of_batch(fit: Fit, names: list[str]) -> str:
     lines += ["-" * WIDTH, f"{'converged fits':<18}" + "".join(f"{name:>12}" for name in QUANTILES)]
     params = np.asarray(fit.params).reshape(-1, len(names))
     measured: dict[str, Any] = {name[:17]: params[:, j] for j, name in enumerate(names)}
-    measured |= {name: getattr(fit, name) for name in ("deviance", "scale", "condition_number", "min_weight", "n_iter")}
+    also = ["deviance", "scale", "condition_number", "min_weight", "n_iter"]
+    measured |= {name: getattr(fit, name) for name in also if name != "condition_number" or fit.root is not None}
     if good.any():
         for name, values in measured.items():
             quantiles = np.quantile(np.asarray(values).ravel()[good], list(QUANTILES.values()))
@@ -106,24 +105,25 @@ def dataframe_of(fit: Fit, names: list[str], alpha: float) -> Any:
     p, shape = len(names), fit.shape
     axes = ["batch"] if len(shape) == 1 else [f"batch_{axis}" for axis in range(len(shape))]
     index = np.indices(shape).reshape(len(shape), math.prod(shape))
-    interval = fit.conf_int(alpha)
     status = np.array([Status(code).name for code in np.asarray(fit.status).ravel()])
     of_dataset = dict(zip(axes, index, strict=True))
-    of_coefficient = {
-        "estimate": fit.params,
-        "bse": fit.bse,
-        "tvalue": fit.tvalues,
-        "pvalue": fit.pvalues,
-        "conf_low": interval[..., 0],
-        "conf_high": interval[..., 1],
-    }
     about = {"status": status, "converged": status == "CONVERGED", "n_iter": np.asarray(fit.n_iter).ravel()}
     return pd.DataFrame(
         {name: np.repeat(values, p) for name, values in of_dataset.items()}
         | {"coefficient": np.tile(names, status.size)}
-        | {name: np.asarray(values).ravel() for name, values in of_coefficient.items()}
+        | {name: values.ravel() for name, values in _inference(fit, alpha).items()}
         | {name: np.repeat(values, p) for name, values in about.items()}
     )
+
+
+def _inference(fit: Fit, alpha: float) -> dict[str, np.ndarray]:
+    """Estimates and what is said of them, NaN where the fit holds no information."""
+    params, names = np.asarray(fit.params), ("bse", "tvalue", "pvalue", "conf_low", "conf_high")
+    if fit.root is None:
+        return {"estimate": params} | {name: np.full_like(params, np.nan) for name in names}
+    interval = np.asarray(fit.conf_int(alpha))
+    values = (fit.bse, fit.tvalues, fit.pvalues, interval[..., 0], interval[..., 1])
+    return {"estimate": params} | dict(zip(names, map(np.asarray, values), strict=True))
 
 
 def _explained(status: Status) -> str:

@@ -116,3 +116,57 @@ def test_options_are_checked_where_they_are_made():
         ji.LBFGS(memory=0)
     with pytest.raises(ValueError, match=r"LBFGS\(tol=-1\)"):
         ji.LBFGS(tol=-1)
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_without_the_information_the_estimates_are_the_same_and_what_needs_it_says_so():
+    ridge = ji.Ridge(np.array([0, 0, 0, 1e-3, 0.3, 10.0]), penalize=np.array([0.0, 1.0, 1.0]))
+    data = suite(ji.Binomial(link=links.CLogLog()))
+    fit = ji.fit(**data, penalty=ridge)
+    bare = ji.fit(**data, penalty=ridge, config=ji.LBFGS(information=False))
+    np.testing.assert_array_equal(bare.status, fit.status)
+    assert (jnp.abs(bare.params - fit.params) <= 1e-6 * fit.bse).all()
+    for result in ("llf", "scale", "aic"):
+        np.testing.assert_allclose(getattr(bare, result), getattr(fit, result), rtol=1e-6)
+    assert bare.root is None
+    for result in ("bse", "information", "condition_number"):
+        with pytest.raises(ValueError, match=r"holds no information matrix.*information=True"):
+            getattr(bare, result)
+    assert "not known" in bare[0].summary()
+    assert "CONVERGED" in bare.summary()
+    assert bare.to_dataframe()["bse"].isna().all()
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_without_the_information_nothing_is_claimed_that_needs_it():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(5, 30, 2))
+    y = rng.binomial(1, 0.5, (5, 30)).astype(float)
+    y[1] = X[1, :, 0] > 0
+    X[2, 3, 1] = np.nan
+    X[3, :, 1] = 2 * X[3, :, 0]
+    fit = ji.fit(X, y, ji.Binomial(), config=ji.LBFGS(information=False))
+    found = [ji.Status(int(code)).name for code in fit.status]
+    assert found == ["CONVERGED", "MAX_ITERATIONS", "INVALID_DATA", "STALLED", "CONVERGED"]
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_more_columns_than_a_gram_matrix_is_formed_of():
+    n, p = 40, 3000
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(n, p)) / np.sqrt(p), rng.poisson(2.0, n).astype(float)
+
+    def solve(X, y):
+        return ji.fit(X, y, ji.Poisson(), penalty=ji.Ridge(2.0), config=ji.LBFGS(information=False))
+
+    fit = solve(X, y)
+    assert fit.converged
+    # At the optimum β = Xᵀ(y-μ)/2.
+    np.testing.assert_allclose(X.T @ (y - np.exp(X @ fit.params)) / 2, fit.params, atol=1e-6)
+    shapes = jax.make_jaxpr(solve)(X, y).pretty_print()
+    assert f"{p},{p}" not in shapes
+
+
+def test_a_condition_number_that_is_not_known_is_no_limit():
+    with pytest.raises(ValueError, match=r"LBFGS\(max_condition=10.*information is False"):
+        ji.LBFGS(information=False, max_condition=10.0)

@@ -73,7 +73,7 @@ class Batch(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a batch is laid out; a function of shapes and the platform alone."""
+    """How a batch is laid out; a function of shapes, the platform and XLA's flags, never of values."""
 
     design: type[Design]
     tile: int  # datasets of a tile, in the first round

@@ -237,6 +237,7 @@ def _words(*lines: str) -> list[str]:
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 # Those that act entry by entry, and what takes the place of one that a kernel has not.
 ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
+    "add_any": lax.add,
     "integer_pow": _integer_pow,
     "is_finite": _is_finite,
     "log1p": _log1p,
