@@ -1,8 +1,9 @@
 r"""The equations of one step, G δ = s with G = XᵀWX + P, made and factorized in one pass over the data.
 
-There are two ways. ``by_cholesky`` sums G and factorizes it: one product a row and pair of columns, and half of the
-digits lost to squaring, so that a design of condition κ costs κ²ε. ``by_qr`` orthogonalizes √W X and never forms G:
-several times the work, and κε. Both return RᵀR = G and R⁻ᵀs, from which everything else follows.
+There are two ways, and a third, without the matrix, in ``matrixfree``. ``by_cholesky`` sums G and factorizes it: one
+product a row and pair of columns, and half of the digits lost to squaring, so that a design of condition κ costs κ²ε.
+``by_qr`` orthogonalizes √W X and never forms G: several times the work, and κε. Both return RᵀR = G and R⁻ᵀs, from
+which everything else follows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxirls import linalg
-from jaxirls.designs import Design, Kernel
+from jaxirls.designs import Design, Kernel, Terms
 from jaxirls.orthogonal import balanced, orthonormalize, project
 
 
@@ -77,10 +78,14 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     left_out = factor.scaling == 0
     if system.aliased is not None:
         left_out, score = left_out & ~system.aliased, jnp.where(system.aliased, 0.0, score)
-    sums = tuple(jnp.broadcast_to(term, weight.shape).sum(0) for term in terms.sums)
-    minima = tuple(jnp.broadcast_to(term, weight.shape).min(0) for term in terms.minima)
-    log_excess = 0.0 if terms.excess is None else jnp.log1p(jnp.broadcast_to(terms.excess, weight.shape)).sum(0)
-    return Equations(factor, half, score, left_out.any(0), sums, minima, log_excess)
+    return Equations(factor, half, score, left_out.any(0), *further(terms, weight.shape))
+
+
+def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:
+    """What the kernel asks for beside the equations, from terms of all rows at once, (n, T)."""
+    sums = tuple(jnp.broadcast_to(term, shape).sum(0) for term in terms.sums)
+    minima = tuple(jnp.broadcast_to(term, shape).min(0) for term in terms.minima)
+    return sums, minima, 0.0 if terms.excess is None else jnp.log1p(jnp.broadcast_to(terms.excess, shape)).sum(0)
 
 
 def stacked(system: System, x: Array) -> Array:

@@ -18,7 +18,7 @@ from jax.scipy.sparse.linalg import cg
 
 from jaxirls.data import HIGHEST
 from jaxirls.designs import Kernel
-from jaxirls.equations import Equations, System
+from jaxirls.equations import Equations, System, further
 
 __all__ = ["by_products"]
 
@@ -55,11 +55,8 @@ def by_products(system: System, beta: Array, rows: Any, kernel: Kernel, *, max_i
     data = (jnp.moveaxis(x, -1, 0), weight.T, ridge.T, diagonal.T, score.T)
     with jax.numpy_dtype_promotion("standard"):  # which JAX's own solver takes for granted
         square, settled = lax.map(partial(_decrement, max_iter), data)
-    sums = tuple(jnp.broadcast_to(term, weight.shape).sum(0) for term in terms.sums)
-    minima = tuple(jnp.broadcast_to(term, weight.shape).min(0) for term in terms.minima)
-    log_excess = 0.0 if terms.excess is None else jnp.log1p(jnp.broadcast_to(terms.excess, weight.shape)).sum(0)
     half = jnp.sqrt(jnp.maximum(square, 0.0))[None]
-    return Equations(Products(multiply, diagonal), half, score, ~settled, sums, minima, log_excess)
+    return Equations(Products(multiply, diagonal), half, score, ~settled, *further(terms, weight.shape))
 
 
 def _decrement(max_iter: int, lane: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array]:
