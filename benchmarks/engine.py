@@ -1,11 +1,12 @@
-"""What the engine's choices are made of: ``python -m benchmarks.engine [designs stragglers memory compiling]``.
+"""What the engine's choices are made of: ``python -m benchmarks.engine [SECTION ...]``.
 
 designs      fits a second of each layout of X, by rows and columns; the choices of ``engine/batch.py`` come from these
+families     fits a second of families and links, n = 200, p = 5, and the most passes that a dataset takes
 stragglers   a batch with a fifth of its datasets separated, in units of one with none
 memory       resident memory of a study of a million datasets, n = 200, p = 5, float64
 compiling    seconds of a first call, by columns, each in a process of its own (importing JAX apart), and of a second
 
-Logistic, warm but for the last, the candidates of a row taken in turns, and the median of the turns.
+Logistic but for the families, warm but for the last; the candidates of a row are taken in turns, and their median.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxirls as ji
 from benchmarks import report
 from benchmarks.cases import CASES, Data
+from jaxirls import links
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense, Lanes, LanesByRow, Shared
 from jaxirls.engine.batch import LANES_TILE, ROWS_TILE, SHARED_TILE, Batch, Plan, plan
@@ -32,6 +36,15 @@ ELEMENTS = 2**22  # of X in a batch
 PLANS = (Plan(Lanes, LANES_TILE, LANES_TILE), Plan(LanesByRow, ROWS_TILE, ROWS_TILE), Plan(Dense, 1, 1))
 SHARED = Plan(Shared, SHARED_TILE, SHARED_TILE)
 SHAPES = ((20, 2), (200, 5), (200, 8), (200, 12), (200, 20), (20_000, 5))
+FAMILIES = (
+    ji.Binomial(),
+    ji.Binomial(link=links.Probit()),
+    ji.Binomial(link=links.CLogLog()),
+    ji.Poisson(),
+    ji.Gamma(link=links.Log()),
+    ji.NegativeBinomial(alpha=1.0),
+    ji.InverseGaussian(link=links.Log()),
+)
 SHARED_SHAPES = ((20, 2), (200, 5), (200, 8), (1000, 5))
 
 MILLION = """
@@ -97,6 +110,24 @@ def _fit(data: Batch, layout: Plan) -> Callable[[], object]:
     return lambda: fit_planned(data, layout, IRLS()).params
 
 
+def families() -> None:
+    """Responses drawn from each model itself."""
+    n, p, batch = 200, 5, 2**12
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(batch, n, p))
+    X[..., 0] = 1
+    eta = X @ (0.4 * (-1.0) ** np.arange(p))
+    for dtype in ("float64", "float32"):
+        for family in FAMILIES:
+            y = family.sample(jax.random.key(0), family.mean(jnp.asarray(eta)))
+            arrays = np.asarray(X, dtype), np.asarray(y, dtype)
+            fit = ji.fit(*arrays, family)
+            call = partial(lambda arrays, family: ji.fit(*arrays, family).params, arrays, family)
+            rate = batch / in_turns({"": call})[""]
+            name = f"{type(family).__name__} {type(family.link).__name__}"
+            print(f"  {dtype} {name}: {rate:,.0f}, at most {int(fit.n_iter.max())} passes", flush=True)
+
+
 def stragglers() -> None:
     """With and without datasets that are separated."""
     for dtype in ("float64", "float32"):
@@ -127,7 +158,13 @@ def _said_by(program: str) -> str:
     return done.stdout.strip()
 
 
-SECTIONS = {"designs": designs, "stragglers": stragglers, "memory": memory, "compiling": compiling}
+SECTIONS = {
+    "designs": designs,
+    "families": families,
+    "stragglers": stragglers,
+    "memory": memory,
+    "compiling": compiling,
+}
 
 
 def main(names: list[str]) -> None:
