@@ -137,7 +137,7 @@ class LanesByRow(Lanes):
     """The same layout, read row by row into running sums that stay in cache."""
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        n, p, lanes = self.x.shape
+        n, p, lanes = self.n, self.p, beta.shape[1]
         zero = jnp.zeros((1, lanes), self.x.dtype)
 
         def terms_of(i: Array) -> tuple[Array, Terms]:
@@ -180,6 +180,14 @@ class LanesByRow(Lanes):
             carry = lax.fori_loop(first, jnp.int32(-(-n // LOG_ROWS)), block, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
         return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
+
+
+@pytree
+class SharedByRow(LanesByRow):
+    """One X for all lanes, read row by row likewise: ``x (n, p, 1)``."""
+
+    def lanes(self, count: int) -> Array:
+        return jnp.broadcast_to(self.x, (self.n, self.p, count))
 
 
 @pytree

@@ -15,6 +15,7 @@ from jaxirls.equations import Equations, System
 from jaxirls.families.base import Working
 from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
+from jaxirls.special import log1p_of_share
 
 RUNNING, ILL_CONDITIONED = -1, -2
 
@@ -109,9 +110,11 @@ class State(NamedTuple):
 
 def loss_terms(rows: Rows, work: Working) -> tuple[Array, Array | None]:
     """The loss of every row, (n, T); and, if all weights are one, an excess that it leaves to ``designs.Terms``."""
-    if work.excess is not None and rows.weight is None:
+    if work.excess is None:
+        return rows.weigh(work.loss), None
+    if rows.weight is None:
         return work.partial_loss, work.excess
-    return rows.weigh(work.loss), None
+    return rows.weigh(work.partial_loss + log1p_of_share(work.excess)), None
 
 
 def bent(

@@ -20,6 +20,7 @@ __all__ = [
     "f_tail",
     "half_deviance",
     "log1mexp",
+    "log1p_of_share",
     "log_factorial_excess",
     "log_tweedie_series",
     "mills_ratio",
@@ -75,6 +76,28 @@ _MILLS = (
 def mills_ratio(x: Array) -> Array:
     """M(x) = (1-Φ(x))/φ(x) of the standard normal, for x >= 0; relative error below 4 eps up to the largest number."""
     return _polynomial((x - 5) / (x + 5), _MILLS) / (1 + x)
+
+
+# 2 artanh(s)/s in powers of 18s²-1, for s² from 0 to 1/9: as above, from 40 nodes.
+_ARTANH = (
+    2.038322813588351,
+    0.03966212261758931,
+    0.0013952765489187707,
+    5.8519288140113996e-05,
+    2.6742881227275554e-06,
+    1.2860729238297913e-07,
+    6.397563473545985e-09,
+    3.2599912218914794e-10,
+    1.691437191489953e-11,
+    8.970336418968718e-13,
+    4.7771267513004476e-14,
+)
+
+
+def log1p_of_share(x: Array) -> Array:
+    """log(1+x) for 0 <= x <= 1, as 2 artanh(x/(2+x)): relative error below 4 eps, by arithmetic that vectorizes."""
+    s = x / (2 + x)
+    return s * _polynomial(18 * jnp.square(s) - 1, _ARTANH)
 
 
 def box_cox(exponent: Array | float, x: Array) -> Array:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxirls.designs import Dense, Lanes, LanesByBlock, LanesByRow, Shared, Terms
+from jaxirls.designs import Dense, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
 
 LANES = 3
 
@@ -17,15 +17,17 @@ def kernel(eta, rows):
 def laid(design, x):
     if design is Shared:
         return Shared(jnp.asarray(x[0]))
+    if design is SharedByRow:
+        return SharedByRow(jnp.asarray(x[0])[..., None])
     return design(jnp.asarray(x if design is Dense else x.transpose(1, 2, 0)))
 
 
 @pytest.mark.parametrize("n", [3, 71])
-@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Shared, Dense])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Shared, SharedByRow, Dense])
 def test_one_pass_gives_the_sums_that_numpy_gives(design, n):
     rng = np.random.default_rng(n)
     x = rng.normal(size=(LANES, n, 2))
-    if design is Shared:
+    if design in (Shared, SharedByRow):
         x[:] = x[0]
     y, weight, beta = rng.normal(size=(n, LANES)), rng.uniform(size=(n, 1)), rng.normal(size=(2, LANES))
     found = laid(design, x).accumulate(jnp.asarray(beta), (jnp.asarray(y), jnp.asarray(weight)), kernel)

@@ -11,7 +11,7 @@ from registry import MODELS, etas, log_likelihood, logs, mean_deriv, means, name
 from scipy import stats
 
 from jaxirls import families, links
-from jaxirls.special import half_deviance, log_factorial_excess, mills_ratio
+from jaxirls.special import half_deviance, log1p_of_share, log_factorial_excess, mills_ratio
 
 every_model = pytest.mark.parametrize("model", MODELS, ids=name)
 TINY = float(np.finfo(np.float64).tiny)
@@ -430,6 +430,11 @@ def test_special_functions():
     x = np.concatenate([[0.0], np.geomspace(1e-6, 1e8, 60), np.linspace(1, 12, 23)])
     want = reference(lambda t: mp.loggamma(mp.mpf(t) + 1) - (t * mp.log(t) - t if t else 0), x)
     np.testing.assert_allclose(log_factorial_excess(jnp.asarray(x)), want, rtol=1e-14, atol=1e-14)
+    x = np.concatenate([np.linspace(0, 1, 101), np.geomspace(1e-300, 1, 50)])
+    for dtype in (np.float64, np.float32):
+        want = reference(mp.log1p, x.astype(dtype))
+        tiny = np.finfo(dtype).tiny  # below it numbers may be taken for zero
+        np.testing.assert_allclose(log1p_of_share(jnp.asarray(x, dtype)), want, rtol=4 * np.finfo(dtype).eps, atol=tiny)
     # A mean that has underflowed is known by its logarithm.
     np.testing.assert_allclose(half_deviance(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(-800.0), 1.0), 799.0)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared
+from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.kernel import GROUP
@@ -99,7 +99,7 @@ def _plan_cpu(batch: Batch) -> Plan:
     if p > LANES_COLUMNS or n * p > LANES_ELEMENTS:
         return Plan(Dense, 1, 1)
     if _has_one_design(batch):
-        return Plan(Shared, SHARED_TILE, SHARED_TILE)
+        return Plan(SharedByRow if folds_loops() else Shared, SHARED_TILE, SHARED_TILE)
     return Plan(LanesByRow, ROWS_TILE, ROWS_TILE) if folds_loops() else Plan(Lanes, LANES_TILE, LANES_TILE)
 
 
@@ -145,6 +145,8 @@ def problem(batch: Batch, design: type[Design], lanes: int) -> Problem:
     laid: Design
     if design is Shared:
         laid = Shared(tile.x[..., 0])
+    elif design is SharedByRow:
+        laid = SharedByRow(tile.x)
     else:
         x = jnp.broadcast_to(tile.x, (*tile.x.shape[:-1], lanes))
         laid = design(x if issubclass(design, Lanes) else jnp.moveaxis(x, -1, 0))  # type: ignore[call-arg]
