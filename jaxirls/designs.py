@@ -62,6 +62,11 @@ class Sums(NamedTuple):
 class Design(Protocol):
     """What the loop needs of a layout."""
 
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        """The layout of X given as (n, p, T), or (n, p, 1) for all T = ``count`` lanes."""
+        ...
+
     @property
     def n(self) -> int: ...
     @property
@@ -92,6 +97,10 @@ class Lanes:
     """One X a dataset, datasets last: ``x (n, p, T)``. Lanes are SIMD lanes; no operation crosses them."""
 
     x: Array
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(_repeated(x, count))
 
     @property
     def n(self) -> int:
@@ -186,8 +195,12 @@ class LanesByRow(Lanes):
 class SharedByRow(LanesByRow):
     """One X for all lanes, read row by row likewise: ``x (n, p, 1)``."""
 
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(x)
+
     def lanes(self, count: int) -> Array:
-        return jnp.broadcast_to(self.x, (self.n, self.p, count))
+        return _repeated(self.x, count)
 
 
 @pytree
@@ -281,6 +294,10 @@ class Shared:
 
     x: Array
 
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(x[..., 0])
+
     @property
     def n(self) -> int:
         return self.x.shape[0]
@@ -290,7 +307,7 @@ class Shared:
         return self.x.shape[1]
 
     def lanes(self, count: int) -> Array:
-        return jnp.broadcast_to(self.x[:, :, None], (*self.x.shape, count))
+        return _repeated(self.x[:, :, None], count)
 
     def predict(self, beta: Array) -> Array:
         return _dot(self.x, beta)
@@ -318,6 +335,10 @@ class Dense:
     """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or rows: matrix products by blocks of rows."""
 
     x: Array
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(jnp.moveaxis(_repeated(x, count), -1, 0))
 
     @property
     def n(self) -> int:
@@ -359,6 +380,11 @@ class Dense:
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         return _row_sum(term(rows), self.n, count)
+
+
+def _repeated(x: Array, count: int) -> Array:
+    """X for every lane, (n, p, T)."""
+    return jnp.broadcast_to(x, (*x.shape[:-1], count))
 
 
 def _row(leaf: Array, i: Array) -> Array:

@@ -142,15 +142,7 @@ def problem(batch: Batch, design: type[Design], lanes: int) -> Problem:
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
     tile = _emptied(tile)
     rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
-    laid: Design
-    if design is Shared:
-        laid = Shared(tile.x[..., 0])
-    elif design is SharedByRow:
-        laid = SharedByRow(tile.x)
-    else:
-        x = jnp.broadcast_to(tile.x, (*tile.x.shape[:-1], lanes))
-        laid = design(x if issubclass(design, Lanes) else jnp.moveaxis(x, -1, 0))  # type: ignore[call-arg]
-    return Problem(laid, rows, tile.penalty, tile.start, tile.scale, invalid)
+    return Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, invalid)
 
 
 def lanes_last(leaf: Array) -> Array:

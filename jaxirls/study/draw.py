@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.designs import Dense, Design, Lanes, Shared, SharedByRow
+from jaxirls.designs import Design
 from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.families import Family
 from jaxirls.problem import Problem
@@ -108,12 +108,8 @@ def _design(scenario: Scenario, design: type[Design], root: Array, keys: Array) 
 
     # Replicates are below 2³¹: the last number of 32 bits is free for what all of them share.
     shared = jax.random.fold_in(root, np.uint32(2**32 - 1))
-    if design in (Shared, SharedByRow):
-        x = one(shared)
-        return Shared(x) if design is Shared else SharedByRow(x[..., None])
-    many = jax.vmap(one, out_axes=0 if design is Dense else -1)
-    x = many(keys if scenario.design.redraw else jnp.broadcast_to(shared, keys.shape))
-    return design(x) if issubclass(design, Lanes) else Dense(x)
+    x = jax.vmap(one, out_axes=-1)(keys) if scenario.design.redraw else one(shared)[..., None]
+    return design.of(x, keys.shape[0])
 
 
 def _responses(scenario: Scenario, keys: Array, eta: Array) -> Array:
