@@ -149,7 +149,8 @@ def parts(data: Data) -> dict[str, float]:
     x, y = data.last[0]
 
     def passes(design: type, x: Array, y: Array) -> Array:
-        laid = batch.problem(batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None), design, count)
+        tile = batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None).tile(0, count)
+        laid = batch.problem(tile, design, count)
         return in_one_kernel(partial(irls.first_passes, ji.IRLS()), laid).beta
 
     def of_last(design: type) -> Callable[[Array, Array], Array]:

@@ -27,8 +27,6 @@ Rows = Any
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
 SLABS = 4
-# Rows whose factors are multiplied before the logarithm is taken: at most 2³², within any floating type.
-LOG_ROWS = 32
 # Rows whose weighted copy is made at a time, at least, by matrix products.
 DENSE_ROWS = 256
 
@@ -153,7 +151,8 @@ class LanesByRow(Lanes):
             x = lax.dynamic_slice_in_dim(self.x, i, 1)
             own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, i, 1), rows)
             # The barrier keeps XLA from computing the kernel again for every sum that uses it.
-            terms = lax.optimization_barrier(kernel(_combine(x, beta), own))
+            eta = lax.optimization_barrier(_combine(x, beta))
+            terms = lax.optimization_barrier(kernel(eta, own))
             return x[0], jax.tree.map(lambda term: jnp.broadcast_to(term, (1, lanes)), terms)
 
         def add(i: Array, carry: _Running) -> _Running:
@@ -167,9 +166,11 @@ class LanesByRow(Lanes):
                 carry.log_excess,
             )
 
+        size = _factors(self.x.dtype)
+
         def block(i: Array, carry: _Running) -> _Running:
-            first = i * LOG_ROWS
-            carry = lax.fori_loop(first, jnp.minimum(first + LOG_ROWS, n), add, carry)
+            first = i * size
+            carry = lax.fori_loop(first, jnp.minimum(first + size, n), add, carry)
             return carry._replace(product=zero + 1, log_excess=carry.log_excess + jnp.log(carry.product))
 
         first = jnp.int32(0)
@@ -186,7 +187,7 @@ class LanesByRow(Lanes):
         if shapes.excess is None:
             carry = lax.fori_loop(first, jnp.int32(n), add, carry)
         else:
-            carry = lax.fori_loop(first, jnp.int32(-(-n // LOG_ROWS)), block, carry)
+            carry = lax.fori_loop(first, jnp.int32(-(-n // size)), block, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
         return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
 
@@ -411,9 +412,15 @@ def _log_excess(excess: Array | None) -> Array | float:
     if excess is None:
         return 0.0
     n = excess.shape[0]
-    slab = -(-n // LOG_ROWS)
-    padded = jnp.pad(1 + excess, ((0, slab * LOG_ROWS - n), (0, 0)), constant_values=1.0)
-    return jnp.log(padded.reshape(LOG_ROWS, slab, -1).prod(0)).sum(0)
+    size = min(n, _factors(excess.dtype))
+    slab = -(-n // size)
+    padded = jnp.pad(1 + excess, ((0, slab * size - n), (0, 0)), constant_values=1.0)
+    return jnp.log(padded.reshape(size, slab, -1).prod(0)).sum(0)
+
+
+def _factors(dtype: jnp.dtype) -> int:
+    """How many numbers up to 2 are multiplied before the logarithm is taken: far from the largest of their type."""
+    return jnp.finfo(dtype).maxexp // 4
 
 
 def _fold_rows(

@@ -159,9 +159,9 @@ def draw(family, dtype):
 
 def problem(design, family, X, y, offset=None, weight=None, penalty=None):
     family = jax.tree.map(lambda leaf: jnp.full((1, 1), leaf, X.dtype), family)
-    return batch.problem(
-        batch.Batch(X, y, offset, weight, None, family, penalty, None, None), design, max(len(X), len(y))
-    )
+    lanes = max(len(X), len(y))
+    whole = batch.Batch(X, y, offset, weight, None, family, penalty, None, None)
+    return batch.problem(whole.tile(0, lanes), design, lanes)
 
 
 @has_kernels
@@ -261,8 +261,8 @@ def compile_for_h100():
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="cuda")
 
     def passes(family, X, y):
-        laid = batch.Batch(X, y, None, None, None, family, None, None, None)
-        return in_one_kernel(partial(irls.first_passes, IRLS()), batch.problem(laid, InOneKernel, len(X)))
+        tile = batch.Batch(X, y, None, None, None, family, None, None, None).tile(0, len(X))
+        return in_one_kernel(partial(irls.first_passes, IRLS()), batch.problem(tile, InOneKernel, len(X)))
 
     for family, p, dtype in ((ji.Binomial(), 5, "float32"), (ji.Binomial(), 8, "float64"), (ji.Gamma(), 8, "float64")):
         X, y = (jax.ShapeDtypeStruct(s, dtype, sharding=there) for s in ((GROUP, 200, p), (GROUP, 200)))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow
@@ -70,6 +71,26 @@ class Batch(NamedTuple):
     def select(self, pick: Callable[[Array], Array]) -> Batch:
         """The batch with ``pick`` applied to every leaf that differs between datasets."""
         return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
+
+    def tile(self, start: Array | int, lanes: int) -> Batch:
+        """The T datasets from ``start`` on, lanes last."""
+        return jax.tree.map(lanes_last, self.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, lanes)))
+
+
+class Tiled(NamedTuple):
+    """A batch cut into tiles of T datasets, lanes last: leaves (B/T | 1, ..., T | 1)."""
+
+    tiles: Batch
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return max(leaf.shape[0] * leaf.shape[-1] for leaf in jax.tree.leaves(self))
+
+    def tile(self, start: Array | int, lanes: int) -> Batch:
+        """The T datasets from ``start`` on, where a tile starts."""
+        one = self.tiles.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start // lanes, 1))
+        return jax.tree.map(lambda leaf: leaf[0], one)
 
 
 class Plan(NamedTuple):
@@ -136,9 +157,17 @@ def _has_one_design(batch: Batch) -> bool:
     return batch.x.shape[0] == 1 and batch.size > 1
 
 
-def problem(batch: Batch, design: type[Design], lanes: int) -> Problem:
-    """Lay out T datasets as lanes, with rows of weight zero emptied and invalid datasets marked."""
-    tile = jax.tree.map(lanes_last, batch)
+def tiled(batch: Batch, lanes: int) -> Tiled:
+    """Views of NumPy's arrays as tiles: whoever copies them to a device makes the change of layout on the way."""
+
+    def cut(leaf: np.ndarray) -> np.ndarray:
+        return leaf[..., None] if leaf.shape[0] == 1 else np.moveaxis(leaf.reshape(-1, lanes, *leaf.shape[1:]), 1, -1)
+
+    return Tiled(jax.tree.map(cut, batch))
+
+
+def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
+    """Lay out T datasets, lanes last, with rows of weight zero emptied and invalid datasets marked."""
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
     tile = _emptied(tile)
     rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)

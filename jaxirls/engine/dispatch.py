@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxirls.config import Algorithm
-from jaxirls.engine.batch import Batch, Plan, device, plan
+from jaxirls.engine.batch import Batch, Plan, device, plan, tiled
 from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round
 from jaxirls.proof import Solution
 
@@ -79,7 +79,8 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
-        return _first_chunk(batch.select(lambda leaf: leaf[start : start + chunk]), layout, config)
+        part = batch.select(lambda leaf: leaf[start : start + chunk])
+        return _first_chunk(tiled(part, layout.tile), layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
     begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
@@ -90,7 +91,7 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
         def finish(at: np.ndarray) -> Solution:
             part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
-            return _second_chunk(part, state, np.ones(layout.rest, bool), layout, config)
+            return _second_chunk(tiled(part, layout.rest), state, np.ones(layout.rest, bool), layout, config)
 
         finished = _joined(_on_threads(finish, list(places), home, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)

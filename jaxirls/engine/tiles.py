@@ -15,8 +15,8 @@ from jax import Array, lax
 
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
-from jaxirls.engine.batch import Batch, Plan, problem
-from jaxirls.problem import Problem, State
+from jaxirls.engine.batch import Batch, Plan, Tiled, problem
+from jaxirls.problem import State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
@@ -33,20 +33,24 @@ class Round(NamedTuple):
     open: Array  # (B,)
 
 
-def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
+def first_round(batch: Batch | Tiled, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
-    def load(start: Array) -> Problem:
-        tile = batch.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, layout.tile))
-        return problem(tile, layout.design, layout.tile)
+    def begin(tile: Batch) -> Round:
+        return Round(*ALGORITHMS[type(config)].begin(problem(tile, layout.design, layout.tile), config))
 
-    return _over_tiles(load, lambda laid: Round(*ALGORITHMS[type(config)].begin(laid, config)), batch.size, layout.tile)
+    def tile(start: Array) -> Batch:
+        return batch.tile(start, layout.tile)
+
+    if isinstance(batch, Tiled):
+        return _over_tiles(lambda start: start, lambda start: begin(tile(start)), batch.size, layout.tile)
+    return _over_tiles(tile, begin, batch.size, layout.tile)
 
 
-def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
-    """Finish one tile of datasets, given where they stand; those that are not ``real`` fill a place."""
+def second_round(batch: Batch | Tiled, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
+    """Finish a batch of one tile, given where it stands; datasets that are not ``real`` fill a place."""
     state = state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
-    laid = problem(batch, layout.design, layout.rest)
+    laid = problem(batch.tile(0, layout.rest), layout.design, layout.rest)
     solution = ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, state), real, config)
     return jax.tree.map(_batch_first, solution)
 
@@ -54,8 +58,8 @@ def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: 
 def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int) -> Any:
     """``work`` on every tile, results batch first.
 
-    A tile is loaded one turn ahead and carried: the loop's carry is memory, so that the layout change of the load is
-    made once, not again inside every pass that reads it.
+    What ``load`` makes of the number of a tile's first dataset, ``work`` is given, one turn later: the loop's carry is
+    memory, so that a change of layout is made once, not again inside every pass that reads it.
     """
 
     def start_of(i: Array) -> Array:
@@ -73,7 +77,7 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     first = load(jnp.int32(0))
     shapes = jax.eval_shape(work, first)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
-    return lax.fori_loop(0, -(-size // tile), step, varying((first, store)))[1]
+    return lax.fori_loop(jnp.int32(0), jnp.int32(-(-size // tile)), step, varying((first, store)))[1]
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
