@@ -27,15 +27,22 @@ from benchmarks import report
 from benchmarks.cases import CASES, Data
 from jaxirls import links
 from jaxirls.config import IRLS
-from jaxirls.designs import Dense, Lanes, LanesByRow, Shared, SharedByRow
-from jaxirls.engine.batch import LANES_TILE, ROWS_TILE, SHARED_TILE, Batch, Plan, plan
+from jaxirls.designs import Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
+from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, ROWS_TILE, SHARED_TILE, Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_planned
 
 TURNS = 5
 ELEMENTS = 2**22  # of X in a batch
-PLANS = (Plan(Lanes, LANES_TILE, LANES_TILE), Plan(LanesByRow, ROWS_TILE, ROWS_TILE), Plan(Dense, 1, 1))
+PLANS = (
+    Plan(Lanes, LANES_TILE, LANES_TILE),
+    Plan(LanesByRow, ROWS_TILE, ROWS_TILE),
+    Plan(Folded, FOLDED_TILE, FOLDED_TILE),
+    Plan(Folded, 1, 1),
+    Plan(Dense, 1, 1),
+)
 SHARED_PLANS = (*PLANS, Plan(Shared, SHARED_TILE, SHARED_TILE), Plan(SharedByRow, SHARED_TILE, SHARED_TILE))
-SHAPES = ((20, 2), (200, 5), (200, 8), (200, 12), (200, 20), (20_000, 5))
+SHAPES = ((20, 2), (200, 5), (200, 8), (200, 12), (200, 20), (200, 32), (1000, 5), (1000, 20), (20_000, 5), (20_000, 20))
+UNROLLED = 12  # columns beyond which the lanes by column take minutes to compile
 FAMILIES = (
     ji.Binomial(),
     ji.Binomial(link=links.Probit()),
@@ -45,7 +52,7 @@ FAMILIES = (
     ji.NegativeBinomial(alpha=1.0),
     ji.InverseGaussian(link=links.Log()),
 )
-SHARED_SHAPES = ((20, 2), (200, 5), (200, 8), (1000, 5))
+SHARED_SHAPES = ((20, 2), (200, 5), (200, 8), (200, 20), (1000, 5), (1000, 20))
 
 MILLION = """
 import resource
@@ -99,11 +106,15 @@ def designs() -> None:
             X = rng.normal(size=(1 if shared else batch, n, p))
             y = rng.binomial(1, 1 / (1 + np.exp(-X[..., 0])), (batch, n)).astype(float)
             data = Batch(X, y, None, None, None, ji.Binomial(), None, None, None)  # type: ignore[arg-type]
-            fits = {layout.design.__name__: _fit(data, layout) for layout in plans}
-            chosen = plan(data).design.__name__
+            fits = {_name(each): _fit(data, each) for each in plans if each.design is not Lanes or p <= UNROLLED}
+            chosen = _name(plan(data))
             rates = {name: batch / seconds for name, seconds in in_turns(fits).items()}
             listed = ", ".join(f"{'*' if name == chosen else ''}{name} {rate:,.0f}" for name, rate in rates.items())
             print(f"  n = {n}, p = {p}: {listed}", flush=True)
+
+
+def _name(layout: Plan) -> str:
+    return f"{layout.design.__name__} of {layout.tile}"
 
 
 def _fit(data: Batch, layout: Plan) -> Callable[[], object]:

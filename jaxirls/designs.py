@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls.trees import pytree, varying
@@ -27,6 +28,8 @@ Rows = Any
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
 SLABS = 4
+# Lanes that the rows of few datasets are spread over.
+WIDTH = 64
 # Rows whose weighted copy is made at a time, at least, by matrix products.
 DENSE_ROWS = 256
 
@@ -141,40 +144,58 @@ class Lanes:
 
 @pytree
 class LanesByRow(Lanes):
-    """The same layout, read row by row into running sums that stay in cache."""
+    """The same layout, read a few rows a turn into running sums that stay in cache."""
+
+    @property
+    def rows(self) -> int:
+        """Rows a turn, for which the running sums are read and written once."""
+        return min(self.n, 2 if self.p <= 8 else 4)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.n, self.p, beta.shape[1]
-        zero = jnp.zeros((1, lanes), self.x.dtype)
 
-        def terms_of(i: Array) -> tuple[Array, Terms]:
-            x = lax.dynamic_slice_in_dim(self.x, i, 1)
-            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, i, 1), rows)
-            # The barrier keeps XLA from computing the kernel again for every sum that uses it.
+        def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
+            x = lax.dynamic_slice_in_dim(self.x, start, size)
+            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
+            # The barriers keep XLA from computing the predictor, and the kernel, again for every sum that uses them.
             eta = lax.optimization_barrier(_combine(x, beta))
             terms = lax.optimization_barrier(kernel(eta, own))
-            return x[0], jax.tree.map(lambda term: jnp.broadcast_to(term, (1, lanes)), terms)
+            return x, jax.tree.map(lambda term: jnp.broadcast_to(term, (size, lanes)), terms)
 
-        def add(i: Array, carry: _Running) -> _Running:
-            x, terms = terms_of(i)
+        def add(start: Array | int, carry: _Running, size: int = self.rows) -> _Running:
+            x, terms = terms_of(start, size)
+
+            def joined(pair: Callable[[Array, Array], Array], each: Callable[[int], Array]) -> Array:
+                return functools.reduce(pair, [each(i) for i in range(size)])
+
+            def row(term: Array) -> Callable[[int], Array]:
+                return lambda i: term[i : i + 1]
+
+            def products(j: int) -> Array:
+                return joined(jnp.add, lambda i: (terms.weight[i : i + 1] * x[i, j : j + 1]) * x[i, : j + 1])
+
             return _Running(
-                tuple(part + (terms.weight * x[j : j + 1]) * x[: j + 1] for j, part in enumerate(carry.triangle)),
-                carry.score + terms.residual * x,
-                jax.tree.map(jnp.add, carry.sums, terms.sums),
-                jax.tree.map(jnp.minimum, carry.minima, terms.minima),
-                carry.product if terms.excess is None else carry.product * (1 + terms.excess),
+                tuple(part + products(j) for j, part in enumerate(carry.triangle)),
+                carry.score + joined(jnp.add, lambda i: terms.residual[i : i + 1] * x[i]),
+                tuple(part + joined(jnp.add, row(term)) for part, term in zip(carry.sums, terms.sums, strict=True)),
+                tuple(
+                    jnp.minimum(part, joined(jnp.minimum, row(term)))
+                    for part, term in zip(carry.minima, terms.minima, strict=True)
+                ),
+                carry.product if terms.excess is None else carry.product * joined(jnp.multiply, row(1 + terms.excess)),
                 carry.log_excess,
             )
 
-        size = _factors(self.x.dtype)
+        def turns(first: Array, last: Array, carry: _Running) -> _Running:
+            return lax.fori_loop(first, last, lambda i, carry: add(i * self.rows, carry), carry)
 
-        def block(i: Array, carry: _Running) -> _Running:
-            first = i * size
-            carry = lax.fori_loop(first, jnp.minimum(first + size, n), add, carry)
-            return carry._replace(product=zero + 1, log_excess=carry.log_excess + jnp.log(carry.product))
+        block = _factors(self.x.dtype) // self.rows
 
-        first = jnp.int32(0)
-        _, shapes = jax.eval_shape(terms_of, first)
+        def turns_and_log(i: Array, carry: _Running) -> _Running:
+            return _logged(turns(i * block, jnp.minimum((i + 1) * block, whole), carry))
+
+        _, shapes = jax.eval_shape(lambda: terms_of(0, 1))
+        zero = jnp.zeros((1, lanes), self.x.dtype)
         carry = _Running(
             tuple(jnp.zeros((j + 1, lanes), self.x.dtype) for j in range(p)),
             jnp.zeros((p, lanes), self.x.dtype),
@@ -184,12 +205,15 @@ class LanesByRow(Lanes):
             zero,
         )
         carry = varying(carry, self.x, rows, beta)
+        whole, rest = jnp.int32(n // self.rows), n % self.rows
+        if rest:
+            carry = _logged(add(n - rest, carry, rest))
         if shapes.excess is None:
-            carry = lax.fori_loop(first, jnp.int32(n), add, carry)
+            carry = turns(jnp.int32(0), whole, carry)
         else:
-            carry = lax.fori_loop(first, jnp.int32(-(-n // size)), block, carry)
+            carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-(n // self.rows) // block)), turns_and_log, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
-        return Sums(_symmetric(carry.triangle), carry.score, sums, minima, log_excess)
+        return Sums(_unpacked(carry.triangle), carry.score, sums, minima, log_excess)
 
 
 @pytree
@@ -202,6 +226,88 @@ class SharedByRow(LanesByRow):
 
     def lanes(self, count: int) -> Array:
         return _repeated(self.x, count)
+
+
+@pytree
+class Folded:
+    """One X a dataset, for T datasets of many rows, T below ``WIDTH``: f = WIDTH // T rows of each are f lanes.
+
+    Row i f + a of dataset t is at ``x[i, :, a T + t]``, the last n - m f rows are in ``rest``.
+    """
+
+    x: Array  # (m, p, f T)
+    rest: Array  # (n - m f, p, T)
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        n, p, _ = x.shape
+        fold = max(1, min(WIDTH // count, n))
+        whole = n - n % fold
+        x = _repeated(x, count)
+        folded = x[:whole].reshape(-1, fold, p, count).swapaxes(1, 2).reshape(-1)
+        return cls(lax.optimization_barrier(folded).reshape(-1, p, fold * count), x[whole:])
+
+    @property
+    def n(self) -> int:
+        return self._whole + self.rest.shape[0]
+
+    @property
+    def p(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def _fold(self) -> int:
+        return self.x.shape[2] // self.rest.shape[2]
+
+    @property
+    def _whole(self) -> int:
+        """Rows that are folded."""
+        return self.x.shape[0] * self._fold
+
+    def lanes(self, count: int) -> Array:
+        folded = self.x.reshape(-1, self.p, self._fold, count).swapaxes(1, 2)
+        return jnp.concatenate([folded.reshape(-1, self.p, count), self.rest])
+
+    def predict(self, beta: Array) -> Array:
+        folded = _combine(self.x, self._spread(beta)).reshape(-1, beta.shape[1])
+        return jnp.concatenate([folded, _combine(self.rest, beta)])
+
+    def pull(self, residual: Array) -> Array:
+        folded, rest = self._split(residual)
+        return self._total((self.x * folded[:, None]).sum(0), jnp.add) + Lanes(self.rest).pull(rest)
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        folded, rest = (jax.tree.map(lambda leaf: self._split(leaf)[k], rows) for k in (0, 1))
+        found = LanesByRow(self.x).accumulate(self._spread(beta), folded, kernel)
+        minima = tuple(self._total(lowest, jnp.minimum) for lowest in found.minima)
+        sums = jax.tree.map(lambda leaf: self._total(leaf, jnp.add), found._replace(minima=()))._replace(minima=minima)
+        if not self.rest.shape[0]:
+            return sums
+        return _merge(sums, Dense.of(self.rest, beta.shape[1]).accumulate(beta, rest, kernel))
+
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        return _row_sum(term(rows), self.n, count)
+
+    def _spread(self, beta: Array) -> Array:
+        """(p, T) as (p, f T)."""
+        return jnp.tile(beta, (1, self._fold))
+
+    def _split(self, leaf: Array) -> tuple[Array, Array]:
+        """Row data of the folded rows, (m, f T), and of the rest."""
+        if leaf.shape[0] == 1:
+            return self._spread(leaf) if leaf.shape[1] > 1 else leaf, leaf
+        count = self.rest.shape[2]
+        folded = jnp.broadcast_to(leaf[: self._whole], (self._whole, count))
+        return folded.reshape(-1, self._fold * count), leaf[self._whole :]
+
+    def _total(self, leaf: Array, pair: Callable[[Array, Array], Array]) -> Array:
+        """(..., f T) reduced to (..., T), in halves, which vectorizes."""
+        leaf = leaf.reshape(*leaf.shape[:-1], self._fold, -1)
+        while (count := leaf.shape[-2]) > 1:
+            half = count // 2
+            joined = pair(leaf[..., :half, :], leaf[..., half : 2 * half, :])
+            leaf = joined if count % 2 == 0 else jnp.concatenate([joined, leaf[..., -1:, :]], -2)
+        return leaf[..., 0, :]
 
 
 @pytree
@@ -287,6 +393,12 @@ class _Running(NamedTuple):
     minima: tuple[Array, ...]
     product: Array  # of 1+e over the rows since the last logarithm
     log_excess: Array
+
+
+def _logged(carry: _Running) -> _Running:
+    return carry._replace(
+        product=jnp.ones_like(carry.product), log_excess=carry.log_excess + jnp.log(carry.product)
+    )
 
 
 @pytree
@@ -405,6 +517,13 @@ def _symmetric(triangle: Sequence[Array | list[Array]]) -> Array:
     """The symmetric (p, p, T) matrix of a lower triangle given by rows."""
     p = len(triangle)
     return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+
+
+def _unpacked(triangle: Sequence[Array]) -> Array:
+    """The same of rows (j + 1, T), by one gather: a concatenation of p² slices takes long to compile."""
+    row, column = np.indices((len(triangle),) * 2)
+    first, second = np.maximum(row, column), np.minimum(row, column)
+    return jnp.concatenate(triangle)[first * (first + 1) // 2 + second]
 
 
 def _log_excess(excess: Array | None) -> Array | float:

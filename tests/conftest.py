@@ -31,5 +31,6 @@ def _release_programs():
 def compile_fast(monkeypatch):
     """The layout and the rounds that compile fastest."""
     monkeypatch.setattr("jaxirls.engine.batch.LANES_COLUMNS", 0)
+    monkeypatch.setattr("jaxirls.engine.batch.ROWS_COLUMNS", 0)
     # The first round runs to the end: only what is then without a proof needs a second program.
     monkeypatch.setattr("jaxirls.irls.FIRST_PASSES", 100)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxirls.designs import Dense, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
+from jaxirls.designs import Dense, Folded, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
 
 LANES = 3
 
@@ -15,21 +15,19 @@ def kernel(eta, rows):
 
 
 def laid(design, x):
-    if design is Shared:
-        return Shared(jnp.asarray(x[0]))
-    if design is SharedByRow:
-        return SharedByRow(jnp.asarray(x[0])[..., None])
-    return design(jnp.asarray(x if design is Dense else x.transpose(1, 2, 0)))
+    x = x[:1] if design in (Shared, SharedByRow) else x
+    return design.of(jnp.asarray(x.transpose(1, 2, 0)), LANES)
 
 
-@pytest.mark.parametrize("n", [3, 71])
-@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Shared, SharedByRow, Dense])
-def test_one_pass_gives_the_sums_that_numpy_gives(design, n):
+@pytest.mark.parametrize("n", [3, 71, 126])
+@pytest.mark.parametrize("p", [2, 9])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Folded, Shared, SharedByRow, Dense])
+def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     rng = np.random.default_rng(n)
-    x = rng.normal(size=(LANES, n, 2))
+    x = rng.normal(size=(LANES, n, p))
     if design in (Shared, SharedByRow):
         x[:] = x[0]
-    y, weight, beta = rng.normal(size=(n, LANES)), rng.uniform(size=(n, 1)), rng.normal(size=(2, LANES))
+    y, weight, beta = rng.normal(size=(n, LANES)), rng.uniform(size=(n, 1)), rng.normal(size=(p, LANES))
     found = laid(design, x).accumulate(jnp.asarray(beta), (jnp.asarray(y), jnp.asarray(weight)), kernel)
     eta = np.einsum("tnp,pt->nt", x, beta)
     expected = {
@@ -42,14 +40,18 @@ def test_one_pass_gives_the_sums_that_numpy_gives(design, n):
     np.testing.assert_allclose(found.sums[0], (y * eta).sum(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.broadcast_to(found.sums[1], LANES), weight.sum(), rtol=1e-12)
     np.testing.assert_allclose(found.minima[0], eta.min(0), rtol=1e-12)
-    np.testing.assert_allclose(laid(design, x).predict(jnp.asarray(beta)), eta, rtol=1e-12, atol=1e-12)
+    design = laid(design, x)
+    np.testing.assert_allclose(design.predict(jnp.asarray(beta)), eta, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(design.pull(jnp.asarray(y)), np.einsum("tnp,nt->pt", x, y), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(design.lanes(LANES), x.transpose(1, 2, 0))
+    assert (design.n, design.p) == (n, p)
 
 
 def test_a_product_of_many_factors_does_not_overflow_in_float32():
     n = 4000
     excess = np.full((n, LANES), 0.999, np.float32)
     rows = (jnp.asarray(excess), jnp.ones((n, 1), jnp.float32))
-    for design in (Lanes, LanesByRow, LanesByBlock, Dense):
+    for design in (Lanes, LanesByRow, LanesByBlock, Folded, Dense):
         x = np.ones((LANES, n, 1), np.float32)
         total = laid(design, x).accumulate(
             jnp.zeros((1, LANES), jnp.float32),

@@ -218,7 +218,7 @@ from jax.sharding import Mesh, PartitionSpec as Spec
 jax.config.update("jax_enable_x64", True)
 import jaxirls as ji
 import jaxirls.engine.batch
-jaxirls.engine.batch.LANES_COLUMNS = 0
+jaxirls.engine.batch.LANES_COLUMNS = jaxirls.engine.batch.ROWS_COLUMNS = 0
 
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(6, 20, 2)), rng.poisson(2.0, (6, 20)).astype(float)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs import Dense, Design, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow
+from jaxirls.designs import Dense, Design, Folded, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.kernel import GROUP
@@ -24,13 +24,18 @@ from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows, combined
 
-# Beyond these a dataset is large enough for matrix products of its own.
+# Beyond these, columns and elements of X, a dataset is large enough for matrix products of its own.
 LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
 # On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
 ROWS_TILE = 64
 SHARED_TILE = 64
+# By row is faster than matrix products up to more columns. A dataset of so many elements is shared among lanes, so that
+# one dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS`` it has all lanes to itself.
+ROWS_COLUMNS = 24
+ROWS_ELEMENTS = 2**11
+FOLDED_TILE = 8
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
@@ -117,11 +122,17 @@ def device(batch: Batch) -> jax.Device:
 
 def _plan_cpu(batch: Batch) -> Plan:
     _, n, p = batch.x.shape
-    if p > LANES_COLUMNS or n * p > LANES_ELEMENTS:
+    many, by_row = n * p > LANES_ELEMENTS, folds_loops()
+    if p > (ROWS_COLUMNS if by_row else LANES_COLUMNS) or (many and not by_row):
         return Plan(Dense, 1, 1)
-    if _has_one_design(batch):
-        return Plan(SharedByRow if folds_loops() else Shared, SHARED_TILE, SHARED_TILE)
-    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE) if folds_loops() else Plan(Lanes, LANES_TILE, LANES_TILE)
+    if _has_one_design(batch) and not many:
+        return Plan(SharedByRow if by_row else Shared, SHARED_TILE, SHARED_TILE)
+    if not by_row:
+        return Plan(Lanes, LANES_TILE, LANES_TILE)
+    if n * p <= ROWS_ELEMENTS:
+        return Plan(LanesByRow, ROWS_TILE, ROWS_TILE)
+    tile = 1 if many else FOLDED_TILE
+    return Plan(Folded, tile, tile)
 
 
 def folds_loops() -> bool:
