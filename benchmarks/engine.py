@@ -41,8 +41,19 @@ PLANS = (
     Plan(Dense, 1, 1),
 )
 SHARED_PLANS = (*PLANS, Plan(Shared, SHARED_TILE, SHARED_TILE), Plan(SharedByRow, SHARED_TILE, SHARED_TILE))
-SHAPES = ((20, 2), (200, 5), (200, 8), (200, 12), (200, 20), (200, 32), (1000, 5), (1000, 20), (20_000, 5), (20_000, 20))
-UNROLLED = 12  # columns beyond which the lanes by column take minutes to compile
+SHAPES = (
+    (20, 2),
+    (200, 5),
+    (200, 8),
+    (200, 12),
+    (200, 20),
+    (200, 32),
+    (1000, 5),
+    (1000, 20),
+    (20_000, 5),
+    (20_000, 20),
+)
+UNROLLED = 12  # columns: beyond them the products of ``Lanes`` are slow, and slow to compile
 FAMILIES = (
     ji.Binomial(),
     ji.Binomial(link=links.Probit()),

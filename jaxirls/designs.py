@@ -273,17 +273,17 @@ class Folded:
         return jnp.concatenate([folded, _combine(self.rest, beta)])
 
     def pull(self, residual: Array) -> Array:
-        folded, rest = self._split(residual)
-        return self._total((self.x * folded[:, None]).sum(0), jnp.add) + Lanes(self.rest).pull(rest)
+        folded = Lanes(self.x).pull(self._folded(residual))
+        return self._total(folded, jnp.add) + Lanes(self.rest).pull(self._left(residual))
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        folded, rest = (jax.tree.map(lambda leaf: self._split(leaf)[k], rows) for k in (0, 1))
-        found = LanesByRow(self.x).accumulate(self._spread(beta), folded, kernel)
+        found = LanesByRow(self.x).accumulate(self._spread(beta), jax.tree.map(self._folded, rows), kernel)
         minima = tuple(self._total(lowest, jnp.minimum) for lowest in found.minima)
         sums = jax.tree.map(lambda leaf: self._total(leaf, jnp.add), found._replace(minima=()))._replace(minima=minima)
         if not self.rest.shape[0]:
             return sums
-        return _merge(sums, Dense.of(self.rest, beta.shape[1]).accumulate(beta, rest, kernel))
+        rest = Dense.of(self.rest, beta.shape[1])
+        return _merge(sums, rest.accumulate(beta, jax.tree.map(self._left, rows), kernel))
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         return _row_sum(term(rows), self.n, count)
@@ -292,13 +292,16 @@ class Folded:
         """(p, T) as (p, f T)."""
         return jnp.tile(beta, (1, self._fold))
 
-    def _split(self, leaf: Array) -> tuple[Array, Array]:
-        """Row data of the folded rows, (m, f T), and of the rest."""
+    def _folded(self, leaf: Array) -> Array:
+        """The row data of the folded rows, (m, f T)."""
         if leaf.shape[0] == 1:
-            return self._spread(leaf) if leaf.shape[1] > 1 else leaf, leaf
+            return self._spread(leaf) if leaf.shape[1] > 1 else leaf
         count = self.rest.shape[2]
-        folded = jnp.broadcast_to(leaf[: self._whole], (self._whole, count))
-        return folded.reshape(-1, self._fold * count), leaf[self._whole :]
+        return jnp.broadcast_to(leaf[: self._whole], (self._whole, count)).reshape(-1, self._fold * count)
+
+    def _left(self, leaf: Array) -> Array:
+        """The row data of the rest, (n - m f, T)."""
+        return leaf if leaf.shape[0] == 1 else leaf[self._whole :]
 
     def _total(self, leaf: Array, pair: Callable[[Array, Array], Array]) -> Array:
         """(..., f T) reduced to (..., T), in halves, which vectorizes."""
@@ -396,9 +399,7 @@ class _Running(NamedTuple):
 
 
 def _logged(carry: _Running) -> _Running:
-    return carry._replace(
-        product=jnp.ones_like(carry.product), log_excess=carry.log_excess + jnp.log(carry.product)
-    )
+    return carry._replace(product=jnp.ones_like(carry.product), log_excess=carry.log_excess + jnp.log(carry.product))
 
 
 @pytree
