@@ -112,9 +112,9 @@ def batched(function, *arguments):
     """The leading lengths of X, y, ... as they at last reach the engine, and the number of loops in the program."""
     seen = []
 
-    def spy(batch, layout, config):
+    def spy(batch, *options):
         seen.append(tuple(leaf.shape[0] for leaf in jax.tree.leaves(batch)))
-        return original(batch, layout, config)
+        return original(batch, *options)
 
     original = dispatch.fit_planned
     with pytest.MonkeyPatch.context() as patch:

@@ -41,18 +41,21 @@ _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 def fit_batch(batch: Batch, config: Algorithm) -> Solution:
     """Fit B datasets; the result has the batch axis in front."""
-    size, layout = batch.size, plan(batch)
-    solution = fit_planned(padded(batch, max(size, layout.tile)), layout, config)
-    return jax.tree.map(lambda leaf: leaf[:size], solution)
+    layout = plan(batch)
+    return fit_planned(padded(batch, max(batch.size, layout.tile)), layout, config, batch.size)
 
 
-def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
-    """Fit a batch of at least one tile in a given layout."""
+def fit_planned(batch: Batch, layout: Plan, config: Algorithm, size: int | None = None) -> Solution:
+    """Fit a batch of at least one tile in a given layout, for the solutions of all or of its first ``size`` datasets."""
+
+    def first(solution: Solution) -> Solution:
+        return jax.tree.map(lambda leaf: leaf[:size], solution)
+
     if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
-        return _fit_tiles(batch, layout, config)
+        return first(_fit_tiles(batch, layout, config))
     if device(batch).platform == "cpu":
-        return _on_cores(batch, layout, config)
-    return _on_device(jax.tree.map(jnp.asarray, batch), layout, config)
+        return jax.device_put(first(_on_cores(batch, layout, config)), device(batch))
+    return first(_on_device(jax.tree.map(jnp.asarray, batch), layout, config))
 
 
 def _on_devices(batch: Batch) -> list[Array]:
@@ -72,7 +75,7 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
-    """The fits of concrete data, which NumPy cuts and joins: views and copies, with nothing to compile."""
+    """The fits of concrete data, NumPy's arrays: it cuts and joins by views and copies, with nothing to compile."""
     home = device(batch)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
@@ -95,7 +98,7 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
         finished = _joined(_on_threads(finish, list(places), home, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
-    return jax.device_put(solution, home)
+    return solution
 
 
 _seen: set[Hashable] = set()
