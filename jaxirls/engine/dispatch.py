@@ -46,7 +46,7 @@ def fit_batch(batch: Batch, config: Algorithm) -> Solution:
 
 
 def fit_planned(batch: Batch, layout: Plan, config: Algorithm, size: int | None = None) -> Solution:
-    """Fit a batch of at least one tile in a given layout, for the solutions of all or of its first ``size`` datasets."""
+    """Solutions of a batch of at least one tile in a given layout, or of its first ``size`` datasets."""
 
     def first(solution: Solution) -> Solution:
         return jax.tree.map(lambda leaf: leaf[:size], solution)
