@@ -153,8 +153,6 @@ class LanesByRow(Lanes):
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.n, self.p, beta.shape[1]
-        whole, rest = divmod(n, self.rows)
-        block = _factors(self.x.dtype) // self.rows
 
         def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
             x = lax.dynamic_slice_in_dim(self.x, start, size)
@@ -191,6 +189,8 @@ class LanesByRow(Lanes):
         def turns(first: Array, last: Array, carry: _Running) -> _Running:
             return lax.fori_loop(first, last, lambda i, carry: add(i * self.rows, carry), carry)
 
+        block = _factors(self.x.dtype) // self.rows
+
         def turns_and_log(i: Array, carry: _Running) -> _Running:
             return _logged(turns(i * block, jnp.minimum((i + 1) * block, whole), carry))
 
@@ -205,12 +205,13 @@ class LanesByRow(Lanes):
             zero,
         )
         carry = varying(carry, self.x, rows, beta)
+        whole, rest = jnp.int32(n // self.rows), n % self.rows
         if rest:
             carry = _logged(add(n - rest, carry, rest))
         if shapes.excess is None:
-            carry = turns(jnp.int32(0), jnp.int32(whole), carry)
+            carry = turns(jnp.int32(0), whole, carry)
         else:
-            carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-whole // block)), turns_and_log, carry)
+            carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-(n // self.rows) // block)), turns_and_log, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
         return Sums(_unpacked(carry.triangle), carry.score, sums, minima, log_excess)
 
