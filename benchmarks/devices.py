@@ -149,12 +149,9 @@ def parts(data: Data) -> dict[str, float]:
     x, y = data.last[0]
 
     def passes(design: type, x: Array, y: Array) -> Array:
-        tile = batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None).tile(0, count)
+        tile = batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None)  # lanes last, as they were drawn
         laid = batch.problem(tile, design, count)
         return in_one_kernel(partial(irls.first_passes, ji.IRLS()), laid).beta
-
-    def of_last(design: type) -> Callable[[Array, Array], Array]:
-        return jax.jit(lambda x, y: passes(design, jnp.moveaxis(x, -1, 0), jnp.moveaxis(y, -1, 0)))
 
     first = jnp.moveaxis(x, -1, 0) + 0  # in memory too
     found = {"transposition of X": count / seconds(jax.jit(batch.lanes_last), first)}
@@ -163,10 +160,10 @@ def parts(data: Data) -> dict[str, float]:
             lambda name=name: draw(jnp.uint32(0), case, count, data.dtype, name)
         )
     if case.p <= batch.LANES_COLUMNS:
-        found["first passes, loop"] = count / seconds(of_last(LanesByBlock), x, y)
+        found["first passes, loop"] = count / seconds(jax.jit(partial(passes, LanesByBlock)), x, y)
         found["study"] = _study(data)
     if kernels_run(data):
-        found["first passes, kernel"] = count / seconds(of_last(InOneKernel), x, y)
+        found["first passes, kernel"] = count / seconds(jax.jit(partial(passes, InOneKernel)), x, y)
         with layout(KERNEL):
             found["study, one kernel"] = _study(data)
     return found

@@ -90,11 +90,11 @@ class Design(Protocol):
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         """Σᵢ of an elementwise term of the row data, (T,)."""
-        ...
+        return _row_sum(term(rows), self.n, count)
 
 
 @pytree
-class Lanes:
+class Lanes(Design):
     """One X a dataset, datasets last: ``x (n, p, T)``. Lanes are SIMD lanes; no operation crosses them."""
 
     x: Array
@@ -138,9 +138,6 @@ class Lanes:
             gram, score, tuple(sums), tuple(_fold_rows(lowest, jnp.minimum, jnp.min)), _log_excess(terms.excess)
         )
 
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        return _row_sum(term(rows), self.n, count)
-
 
 @pytree
 class LanesByRow(Lanes):
@@ -153,10 +150,11 @@ class LanesByRow(Lanes):
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.n, self.p, beta.shape[1]
+        whole, rest = divmod(n, self.rows)
+        block = _factors(self.x.dtype) // self.rows
 
         def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
-            x = lax.dynamic_slice_in_dim(self.x, start, size)
-            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
+            x, own = lax.dynamic_slice_in_dim(self.x, start, size), _slice(rows, start, size)
             # The barriers keep XLA from computing the predictor, and the kernel, again for every sum that uses them.
             eta = lax.optimization_barrier(_combine(x, beta))
             terms = lax.optimization_barrier(kernel(eta, own))
@@ -189,8 +187,6 @@ class LanesByRow(Lanes):
         def turns(first: Array, last: Array, carry: _Running) -> _Running:
             return lax.fori_loop(first, last, lambda i, carry: add(i * self.rows, carry), carry)
 
-        block = _factors(self.x.dtype) // self.rows
-
         def turns_and_log(i: Array, carry: _Running) -> _Running:
             return _logged(turns(i * block, jnp.minimum((i + 1) * block, whole), carry))
 
@@ -205,15 +201,14 @@ class LanesByRow(Lanes):
             zero,
         )
         carry = varying(carry, self.x, rows, beta)
-        whole, rest = jnp.int32(n // self.rows), n % self.rows
         if rest:
             carry = _logged(add(n - rest, carry, rest))
         if shapes.excess is None:
-            carry = turns(jnp.int32(0), whole, carry)
+            carry = turns(jnp.int32(0), jnp.int32(whole), carry)
         else:
-            carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-(n // self.rows) // block)), turns_and_log, carry)
+            carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-whole // block)), turns_and_log, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
-        return Sums(_unpacked(carry.triangle), carry.score, sums, minima, log_excess)
+        return Sums(_unpacked(jnp.concatenate(carry.triangle), p), carry.score, sums, minima, log_excess)
 
 
 @pytree
@@ -229,7 +224,7 @@ class SharedByRow(LanesByRow):
 
 
 @pytree
-class Folded:
+class Folded(Design):
     """One X a dataset, for T datasets of many rows, T below ``WIDTH``: f = WIDTH // T rows of each are f lanes.
 
     Row i f + a of dataset t is at ``x[i, :, a T + t]``, the last n - m f rows are in ``rest``.
@@ -284,9 +279,6 @@ class Folded:
             return sums
         rest = Dense.of(self.rest, beta.shape[1])
         return _merge(sums, rest.accumulate(beta, jax.tree.map(self._left, rows), kernel))
-
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        return _row_sum(term(rows), self.n, count)
 
     def _spread(self, beta: Array) -> Array:
         """(p, T) as (p, f T)."""
@@ -403,7 +395,7 @@ def _logged(carry: _Running) -> _Running:
 
 
 @pytree
-class Shared:
+class Shared(Design):
     """One X for all lanes: ``x (n, p)``. All Gram matrices are one product ``Zᵀ W``, Z the products of columns."""
 
     x: Array
@@ -433,19 +425,15 @@ class Shared:
         p = self.p
         terms = kernel(self.predict(beta), rows)
         n, lanes = self.n, beta.shape[1]
-        upper, lower = jnp.triu_indices(p)
-        products = self.x[:, upper] * self.x[:, lower]
+        row, column = np.tril_indices(p)
+        products = self.x[:, row] * self.x[:, column]
         packed = _dot(products.T, jnp.broadcast_to(terms.weight, (n, lanes)))
-        gram = jnp.zeros((p, p, lanes), self.x.dtype).at[upper, lower].set(packed).at[lower, upper].set(packed)
         score = _dot(self.x.T, jnp.broadcast_to(terms.residual, (n, lanes)))
-        return Sums(gram, score, *_reduce(terms, lanes))
-
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        return _row_sum(term(rows), self.n, count)
+        return Sums(_unpacked(packed, p), score, *_reduce(terms, lanes))
 
 
 @pytree
-class Dense:
+class Dense(Design):
     """One X a dataset, datasets first: ``x (T, n, p)``, for many columns or rows: matrix products by blocks of rows."""
 
     x: Array
@@ -476,8 +464,7 @@ class Dense:
         whole = self.n // block
 
         def part(start: Array | int, size: int) -> Sums:
-            x = lax.dynamic_slice_in_dim(self.x, start, size, 1)
-            own = jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size, 0), rows)
+            x, own = lax.dynamic_slice_in_dim(self.x, start, size, 1), _slice(rows, start, size)
             terms = kernel(jnp.einsum("tnp,pt->nt", x, beta, precision=lax.Precision.HIGHEST), own)
             lanes = beta.shape[1]
             weight = jnp.broadcast_to(terms.weight, (size, lanes))
@@ -492,13 +479,15 @@ class Dense:
         rest = self.n - whole * block
         return _merge(total, part(whole * block, rest)) if rest else total
 
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        return _row_sum(term(rows), self.n, count)
-
 
 def _repeated(x: Array, count: int) -> Array:
     """X for every lane, (n, p, T)."""
     return jnp.broadcast_to(x, (*x.shape[:-1], count))
+
+
+def _slice(rows: Rows, start: Array | int, size: int) -> Rows:
+    """Some rows of row data; what is the same for every row stays."""
+    return jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
 
 
 def _row(leaf: Array, i: Array) -> Array:
@@ -520,11 +509,11 @@ def _symmetric(triangle: Sequence[Array | list[Array]]) -> Array:
     return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
 
 
-def _unpacked(triangle: Sequence[Array]) -> Array:
-    """The same of rows (j + 1, T), by one gather: a concatenation of p² slices takes long to compile."""
-    row, column = np.indices((len(triangle),) * 2)
+def _unpacked(triangle: Array, p: int) -> Array:
+    """The same of its rows in one array (p(p+1)/2, T), by one gather, where p² slices would take long to compile."""
+    row, column = np.indices((p, p))
     first, second = np.maximum(row, column), np.minimum(row, column)
-    return jnp.concatenate(triangle)[first * (first + 1) // 2 + second]
+    return triangle[first * (first + 1) // 2 + second]
 
 
 def _log_excess(excess: Array | None) -> Array | float:

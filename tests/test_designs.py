@@ -28,7 +28,8 @@ def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     if design in (Shared, SharedByRow):
         x[:] = x[0]
     y, weight, beta = rng.normal(size=(n, LANES)), rng.uniform(size=(n, 1)), rng.normal(size=(p, LANES))
-    found = laid(design, x).accumulate(jnp.asarray(beta), (jnp.asarray(y), jnp.asarray(weight)), kernel)
+    design = laid(design, x)
+    found = design.accumulate(jnp.asarray(beta), (jnp.asarray(y), jnp.asarray(weight)), kernel)
     eta = np.einsum("tnp,pt->nt", x, beta)
     expected = {
         "gram": np.einsum("tnp,tnq,nt->pqt", x, x, weight * eta**2),
@@ -40,7 +41,6 @@ def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     np.testing.assert_allclose(found.sums[0], (y * eta).sum(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.broadcast_to(found.sums[1], LANES), weight.sum(), rtol=1e-12)
     np.testing.assert_allclose(found.minima[0], eta.min(0), rtol=1e-12)
-    design = laid(design, x)
     np.testing.assert_allclose(design.predict(jnp.asarray(beta)), eta, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(design.pull(jnp.asarray(y)), np.einsum("tnp,nt->pt", x, y), rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(design.lanes(LANES), x.transpose(1, 2, 0))

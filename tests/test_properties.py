@@ -36,7 +36,7 @@ def fit(name, X, y, weight):
     return ji.fit(X, y, FAMILIES[name], freq_weights=weight)
 
 
-def agree(one, other, turn, rtol=1e-6):
+def assert_agree(one, other, turn, rtol=1e-6):
     """The same statuses; where there is an estimate, β of ``one`` is ``turn`` of the other's, and so its deviance."""
     np.testing.assert_array_equal(one.status, other.status)
     fitted = np.asarray(one.status) == Status.CONVERGED
@@ -53,7 +53,7 @@ def test_the_order_of_rows_and_columns_does_not_matter(name, seed, rows, shuffle
     X, y, weight = simulate(name, seed, rows)
     shuffle, columns = list(shuffle), list(columns)
     moved = fit(name, X[:, shuffle][:, :, columns], y[:, shuffle], weight[:, shuffle])
-    agree(moved, fit(name, X, y, weight), lambda beta: beta[:, columns])
+    assert_agree(moved, fit(name, X, y, weight), lambda beta: beta[:, columns])
 
 
 @pytest.mark.parametrize("name", ["binomial", "poisson"])
@@ -77,7 +77,7 @@ def test_affine_changes_of_the_covariates_are_undone(name, seed, rows):
     X, y, weight = simulate(name, seed, rows)
     rng = np.random.default_rng(seed)
     turn = np.triu(rng.normal(size=(P, P)), 1) + np.diag(rng.uniform(0.5, 2, P))
-    agree(fit(name, X @ turn, y, weight), fit(name, X, y, weight), lambda beta: np.linalg.solve(turn, beta.T).T)
+    assert_agree(fit(name, X @ turn, y, weight), fit(name, X, y, weight), lambda beta: np.linalg.solve(turn, beta.T).T)
 
 
 EXTREMES = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, 1e-30, 1e30, 1e154, 1e300, np.inf, -np.inf, np.nan])

@@ -16,7 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs import Dense, Design, Folded, InOneKernel, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow
+from jaxirls.designs import (
+    WIDTH,
+    Dense,
+    Design,
+    Folded,
+    InOneKernel,
+    Lanes,
+    LanesByBlock,
+    LanesByRow,
+    Shared,
+    SharedByRow,
+)
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
 from jaxirls.kernel import GROUP
@@ -29,10 +40,10 @@ LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
 # On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
-ROWS_TILE = 64
+ROWS_TILE = WIDTH
 SHARED_TILE = 64
-# By row is faster than matrix products up to more columns. A dataset of so many elements is shared among lanes, so that
-# one dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS`` it has all lanes to itself.
+# By row is faster than matrix products up to more columns. A dataset of more elements is spread over lanes, so that one
+# dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS`` it has all lanes to itself.
 ROWS_COLUMNS = 24
 ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
@@ -122,17 +133,20 @@ def device(batch: Batch) -> jax.Device:
 
 def _plan_cpu(batch: Batch) -> Plan:
     _, n, p = batch.x.shape
-    many, by_row = n * p > LANES_ELEMENTS, folds_loops()
-    if p > (ROWS_COLUMNS if by_row else LANES_COLUMNS) or (many and not by_row):
+    many, shared = n * p > LANES_ELEMENTS, _has_one_design(batch)
+    if not folds_loops():
+        if p > LANES_COLUMNS or many:
+            return Plan(Dense, 1, 1)
+        return Plan(Shared, SHARED_TILE, SHARED_TILE) if shared else Plan(Lanes, LANES_TILE, LANES_TILE)
+    if p > ROWS_COLUMNS:
         return Plan(Dense, 1, 1)
-    if _has_one_design(batch) and not many:
-        return Plan(SharedByRow if by_row else Shared, SHARED_TILE, SHARED_TILE)
-    if not by_row:
-        return Plan(Lanes, LANES_TILE, LANES_TILE)
-    if n * p <= ROWS_ELEMENTS:
-        return Plan(LanesByRow, ROWS_TILE, ROWS_TILE)
-    tile = 1 if many else FOLDED_TILE
-    return Plan(Folded, tile, tile)
+    if many:
+        return Plan(Folded, 1, 1)
+    if shared:
+        return Plan(SharedByRow, SHARED_TILE, SHARED_TILE)
+    if n * p > ROWS_ELEMENTS:
+        return Plan(Folded, FOLDED_TILE, FOLDED_TILE)
+    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE)
 
 
 def folds_loops() -> bool:

@@ -53,8 +53,9 @@ def fit_planned(batch: Batch, layout: Plan, config: Algorithm, size: int | None 
 
     if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
         return first(_fit_tiles(batch, layout, config))
-    if device(batch).platform == "cpu":
-        return jax.device_put(first(_on_cores(batch, layout, config)), device(batch))
+    home = device(batch)
+    if home.platform == "cpu":
+        return jax.device_put(first(_on_cores(batch, layout, config, home)), home)
     return first(_on_device(jax.tree.map(jnp.asarray, batch), layout, config))
 
 
@@ -74,9 +75,8 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     return begun.solution
 
 
-def _on_cores(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
+def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
     """The fits of concrete data, NumPy's arrays: it cuts and joins by views and copies, with nothing to compile."""
-    home = device(batch)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
