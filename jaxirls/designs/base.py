@@ -1,0 +1,125 @@
+"""What a design is asked for, and the sums that layouts make in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+Rows = Any
+
+
+class Terms(NamedTuple):
+    """What a kernel returns for rows: the weight w, the residual r, and terms to be summed or minimized.
+
+    Of an ``excess`` e in [0, 1] the pass sums log(1+e), by products of 1+e over rows.
+    """
+
+    weight: Array
+    residual: Array
+    sums: tuple[Array, ...] = ()
+    minima: tuple[Array, ...] = ()
+    excess: Array | None = None
+
+
+Kernel = Callable[[Array, Rows], Terms]  # (eta, rows) -> Terms, elementwise
+
+
+class Sums(NamedTuple):
+    """The result of one pass."""
+
+    gram: Array  # (p, p, T)
+    score: Array  # (p, T)
+    sums: tuple[Array, ...]  # each (T,)
+    minima: tuple[Array, ...]  # each (T,)
+    log_excess: Array | float = 0.0  # (T,), Σ log(1+e)
+
+
+class Design(Protocol):
+    """What the loop needs of a layout."""
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        """The layout of X given as (n, p, T), or (n, p, 1) for all T = ``count`` lanes."""
+        ...
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def p(self) -> int: ...
+    def lanes(self, count: int) -> Array:
+        """X as (n, p, T)."""
+        ...
+
+    def predict(self, beta: Array) -> Array:
+        """Xβ, (n, T)."""
+        ...
+
+    def pull(self, residual: Array) -> Array:
+        """Xᵀr of r (n, T), (p, T)."""
+        ...
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
+        ...
+
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        """Σᵢ of an elementwise term of the row data, (T,)."""
+        return row_sum(term(rows), self.n, count)
+
+
+def repeated(x: Array, count: int) -> Array:
+    """X for every lane, (n, p, T)."""
+    return jnp.broadcast_to(x, (*x.shape[:-1], count))
+
+
+def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
+    """Some rows of row data; what is the same for every row stays."""
+    return jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
+
+
+def unpacked(triangle: Array, p: int) -> Array:
+    """The symmetric (p, p, T) matrix of its lower triangle's rows (p(p+1)/2, T): by a gather, which compiles fast."""
+    row, column = np.indices((p, p))
+    first, second = np.maximum(row, column), np.minimum(row, column)
+    return triangle[first * (first + 1) // 2 + second]
+
+
+def log_excess_of(excess: Array | None) -> Array | float:
+    """Σ log(1+e) over the rows of an (n, T), by products of slabs."""
+    if excess is None:
+        return 0.0
+    n = excess.shape[0]
+    size = min(n, factors(excess.dtype))
+    slab = -(-n // size)
+    padded = jnp.pad(1 + excess, ((0, slab * size - n), (0, 0)), constant_values=1.0)
+    return jnp.log(padded.reshape(size, slab, -1).prod(0)).sum(0)
+
+
+def factors(dtype: jnp.dtype) -> int:
+    """How many numbers up to 2 are multiplied before the logarithm is taken: far from the largest of their type."""
+    return jnp.finfo(dtype).maxexp // 4
+
+
+def row_sum(term: Array, n: int, count: int) -> Array:
+    return jnp.broadcast_to(term, (n, count)).sum(0)
+
+
+def reduced(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:
+    sums = tuple(row_sum(s, s.shape[0], lanes) for s in terms.sums)
+    minima = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).min(0) for s in terms.minima)
+    return sums, minima, log_excess_of(terms.excess)
+
+
+def merged(a: Sums, b: Sums) -> Sums:
+    return Sums(
+        a.gram + b.gram,
+        a.score + b.score,
+        jax.tree.map(jnp.add, a.sums, b.sums),
+        jax.tree.map(jnp.minimum, a.minima, b.minima),
+        a.log_excess + b.log_excess,
+    )
