@@ -9,7 +9,8 @@ from jax import Array, lax
 from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows, unpacked
 from jaxirls.trees import pytree
 
-# Rows whose weighted copy is made at a time, at least.
+# What a weighted copy is made of at a time: elements of X that stay in cache, and rows at least.
+DENSE_ELEMENTS = 2**18
 DENSE_ROWS = 256
 
 
@@ -79,7 +80,7 @@ class Dense(Design):
         return jnp.einsum("tnp,nt->pt", self.x, residual, precision=lax.Precision.HIGHEST)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        block = min(self.n, max(DENSE_ROWS, 2**22 // (self.p * self.x.shape[0])))
+        block = min(self.n, max(DENSE_ROWS, DENSE_ELEMENTS // (self.p * self.x.shape[0])))
         whole = self.n // block
 
         def part(start: Array | int, size: int) -> Sums:

@@ -76,14 +76,16 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
-    """The fits of concrete data, NumPy's arrays: it cuts and joins by views and copies, with nothing to compile."""
+    """The fits of concrete data: NumPy cuts and joins by views and copies, with nothing to compile."""
+    # JAX's arrays are where the programs of a CPU read them. NumPy's are copied there, which can change their layout.
+    copied = not all(isinstance(leaf, Array) for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
         part = batch.select(lambda leaf: leaf[start : start + chunk])
-        return _first_chunk(tiled(part, layout.tile), layout, config)
+        return _first_chunk(tiled(part, layout.tile) if copied else part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
     begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
