@@ -27,6 +27,9 @@ from jaxirls.proof import Solution
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
 CHUNK_BYTES = 2**23
 CHUNKS_PER_CORE = 2
+# Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
+REST_TILES = 8
+REST_BYTES = 2**19
 
 # Options of XLA for programs of this package's own. Where the processor has vectors of 512 bits, use them: LLVM prefers
 # 256, which measures slower here.
@@ -88,17 +91,22 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
         return _first_chunk(tiled(part, layout.tile) if copied else part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
+    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), copied, chunk, layout, config)), twice)
     solution = begun.solution
     lanes = np.flatnonzero(begun.open)
     if lanes.size:
-        places = np.resize(lanes, -(-lanes.size // layout.rest) * layout.rest).reshape(-1, layout.rest)
+        room = _rest_chunk(batch, layout)
+        share = min(room, -(-lanes.size // (cores() * layout.rest)) * layout.rest)
 
-        def finish(at: np.ndarray) -> Solution:
-            part, state = batch.select(lambda leaf: leaf[at]), jax.tree.map(lambda leaf: leaf[at], begun.state)
-            return _second_chunk(tiled(part, layout.rest), state, np.ones(layout.rest, bool), layout, config)
+        def finish(start: int) -> Solution:
+            at = lanes[start : start + share]
+            filled = np.resize(at, room)
+            part, state = batch.select(lambda leaf: leaf[filled]), jax.tree.map(lambda leaf: leaf[filled], begun.state)
+            done = _second_chunk(tiled(part, layout.rest), state, np.arange(room) < at.size, layout, config)
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[: at.size], done)
 
-        finished = _joined(_on_threads(finish, list(places), home, (_signature(batch), layout, config)), 0)
+        starts = list(range(0, lanes.size, share))
+        finished = _joined(_on_threads(finish, starts, home, (_signature(batch), layout, config)), 0)
         solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
     return solution
 
@@ -137,7 +145,7 @@ def _joined(parts: list[Any], twice: int) -> Any:
 
 
 def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
-    whole[at] = new[: len(at)]
+    whole[at] = new
     return whole
 
 
@@ -146,6 +154,11 @@ def _chunk(batch: Batch, layout: Plan) -> int:
     share = batch.size // (CHUNKS_PER_CORE * cores() * layout.tile)
     tiles = max(1, min(CHUNK_BYTES // (batch.bytes * layout.tile), share))
     return layout.tile << (tiles.bit_length() - 1)
+
+
+def _rest_chunk(batch: Batch, layout: Plan) -> int:
+    """Datasets a chunk of the second round has room for, in whole tiles."""
+    return layout.rest * max(1, min(REST_TILES, REST_BYTES // (batch.bytes * layout.rest)))
 
 
 def cores() -> int:

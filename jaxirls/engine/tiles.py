@@ -48,15 +48,23 @@ def first_round(batch: Batch | Tiled, layout: Plan, config: Algorithm) -> Round:
 
 
 def second_round(batch: Batch | Tiled, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
-    """Finish a batch of one tile, given where it stands; datasets that are not ``real`` fill a place."""
+    """Finish tiles, given where their datasets stand; those that are not ``real`` fill the last places, or tiles."""
+    rest = layout.rest
     state = state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
-    laid = problem(batch.tile(0, layout.rest), layout.design, layout.rest)
-    solution = ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, state), real, config)
-    return jax.tree.map(_batch_first, solution)
+
+    def finish(start: Array) -> Solution:
+        laid = problem(batch.tile(start, rest), layout.design, rest)
+        own, open_ = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, rest), (state, real))
+        return ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, own), open_, config)
+
+    filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
+    return _over_tiles(lambda start: varying(start, batch, state), finish, real.shape[0], rest, filled)
 
 
-def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int) -> Any:
-    """``work`` on every tile, results batch first.
+def _over_tiles(
+    load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int, count: int | Array | None = None
+) -> Any:
+    """``work`` on every tile, or the first ``count``, results batch first.
 
     What ``load`` makes of the number of a tile's first dataset, ``work`` is given, one turn later: the loop's carry is
     memory, so that a change of layout is made once, not again inside every pass that reads it.
@@ -77,7 +85,8 @@ def _over_tiles(load: Callable[[Array], Any], work: Callable[[Any], Any], size: 
     first = load(jnp.int32(0))
     shapes = jax.eval_shape(work, first)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(-(-size // tile)), step, varying((first, store)))[1]
+    last = jnp.int32(-(-size // tile)) if count is None else count
+    return lax.fori_loop(jnp.int32(0), last, step, varying((first, store)))[1]
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
