@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 Rows = Any
@@ -80,13 +79,6 @@ def repeated(x: Array, count: int) -> Array:
 def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
     """Some rows of row data; what is the same for every row stays."""
     return jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
-
-
-def unpacked(triangle: Array, p: int) -> Array:
-    """The symmetric (p, p, T) matrix of its lower triangle's rows (p(p+1)/2, T): by a gather, which compiles fast."""
-    row, column = np.indices((p, p))
-    first, second = np.maximum(row, column), np.minimum(row, column)
-    return triangle[first * (first + 1) // 2 + second]
 
 
 def log_excess_of(excess: Array | None) -> Array | float:

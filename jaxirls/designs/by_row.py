@@ -8,15 +8,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, merged, repeated, some_rows, unpacked
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, merged, repeated, some_rows
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
 
 # Lanes that the rows of few datasets are spread over.
 WIDTH = 64
+# Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
+NARROW = 8
+STRIP = 4
 
 
 @pytree
@@ -26,12 +30,13 @@ class LanesByRow(Lanes):
     @property
     def rows(self) -> int:
         """Rows a turn, for which the running sums are read and written once."""
-        return min(self.n, 2 if self.p <= 8 else 4)
+        return min(self.n, 2 if self.p <= NARROW else 4)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.n, self.p, beta.shape[1]
         whole, rest = divmod(n, self.rows)
         block = factors(self.x.dtype) // self.rows
+        strips = _strips(p)
 
         def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
             x, own = lax.dynamic_slice_in_dim(self.x, start, size), some_rows(rows, start, size)
@@ -49,11 +54,11 @@ class LanesByRow(Lanes):
             def row(term: Array) -> Callable[[int], Array]:
                 return lambda i: term[i : i + 1]
 
-            def products(j: int) -> Array:
-                return joined(jnp.add, lambda i: (terms.weight[i : i + 1] * x[i, j : j + 1]) * x[i, : j + 1])
+            def products(j: int, k: int) -> Array:
+                return joined(jnp.add, lambda i: (terms.weight[i : i + 1] * x[i, j:k])[:, None] * x[i, None, :k])
 
             return _Running(
-                tuple(part + products(j) for j, part in enumerate(carry.triangle)),
+                tuple(part + products(*strip) for strip, part in zip(strips, carry.gram, strict=True)),
                 carry.score + joined(jnp.add, lambda i: terms.residual[i : i + 1] * x[i]),
                 tuple(part + joined(jnp.add, row(term)) for part, term in zip(carry.sums, terms.sums, strict=True)),
                 tuple(
@@ -73,7 +78,7 @@ class LanesByRow(Lanes):
         _, shapes = jax.eval_shape(lambda: terms_of(0, 1))
         zero = jnp.zeros((1, lanes), self.x.dtype)
         carry = _Running(
-            tuple(jnp.zeros((j + 1, lanes), self.x.dtype) for j in range(p)),
+            tuple(jnp.zeros((k - j, k, lanes), self.x.dtype) for j, k in strips),
             jnp.zeros((p, lanes), self.x.dtype),
             (zero,) * len(shapes.sums),
             (zero + jnp.inf,) * len(shapes.minima),
@@ -88,7 +93,7 @@ class LanesByRow(Lanes):
         else:
             carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-whole // block)), turns_and_log, carry)
         sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
-        return Sums(unpacked(jnp.concatenate(carry.triangle), p), carry.score, sums, minima, log_excess)
+        return Sums(_gram(carry.gram), carry.score, sums, minima, log_excess)
 
 
 @pytree
@@ -188,12 +193,29 @@ class Folded(Design):
 class _Running(NamedTuple):
     """The sums of the rows seen so far."""
 
-    triangle: tuple[Array, ...]  # row j of the Gram matrix up to the diagonal, (j + 1, T)
+    gram: tuple[Array, ...]  # strips of rows j to k of the Gram matrix up to column k, (k - j, k, T)
     score: Array  # (p, T)
     sums: tuple[Array, ...]  # each (1, T)
     minima: tuple[Array, ...]
     product: Array  # of 1+e over the rows since the last logarithm
     log_excess: Array
+
+
+def _strips(p: int) -> list[tuple[int, int]]:
+    """The first row of every strip of the Gram matrix, and the one after its last."""
+    size = 1 if p <= NARROW else STRIP
+    return [(j, min(j + size, p)) for j in range(0, p, size)]
+
+
+def _gram(strips: tuple[Array, ...]) -> Array:
+    """The symmetric (p, p, T) matrix of its strips: by one gather, which compiles fast."""
+    p, lanes = strips[-1].shape[1:]
+    place, end = np.zeros((p, p), int), 0
+    for j, k in _strips(p):
+        start, end = end, end + (k - j) * k
+        place[j:k, :k] = np.arange(start, end).reshape(k - j, k)
+    place = np.tril(place) + np.tril(place, -1).T
+    return jnp.concatenate([strip.reshape(-1, lanes) for strip in strips])[place]
 
 
 def _logged(carry: _Running) -> _Running:

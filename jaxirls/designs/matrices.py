@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows, unpacked
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows
 from jaxirls.trees import pytree
 
 # What a weighted copy is made of at a time: elements of X that stay in cache, and rows at least.
@@ -49,7 +49,9 @@ class Shared(Design):
         products = self.x[:, row] * self.x[:, column]
         packed = _dot(products.T, jnp.broadcast_to(terms.weight, (n, lanes)))
         score = _dot(self.x.T, jnp.broadcast_to(terms.residual, (n, lanes)))
-        return Sums(unpacked(packed, p), score, *reduced(terms, lanes))
+        whole = np.zeros((p, p), int)
+        whole[row, column] = whole[column, row] = np.arange(row.size)
+        return Sums(packed[whole], score, *reduced(terms, lanes))
 
 
 @pytree
