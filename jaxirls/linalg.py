@@ -1,7 +1,7 @@
 r"""Small symmetric systems, one a lane: matrices ``(p, p, T)``, vectors ``(p, T)``, lanes last.
 
 Up to ``UNROLL`` columns every entry is its own vector over the lanes and the factorization is straight-line code;
-beyond it the same recurrences run column by column over whole slabs.
+beyond it the same recurrences run column by column over whole slabs; beyond ``WIDE`` LAPACK blocks them, lane by lane.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxirls.trees import varying
 
 UNROLL = 8
+WIDE = 64
 
 
 class Factor(NamedTuple):
@@ -47,7 +48,8 @@ def factorize(matrix: Array) -> Factor:
     p, diagonal = matrix.shape[0], _diagonal(matrix)
     scaling = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scaled = matrix * scaling[:, None] * scaling[None, :]
-    lower, pivot = _cholesky_unrolled(scaled) if p <= UNROLL else _cholesky_columns(scaled)
+    cholesky = _cholesky_unrolled if p <= UNROLL else _cholesky_columns if p <= WIDE else _cholesky_by_lapack
+    lower, pivot = cholesky(scaled)
     return Factor(lower, scaling, pivot)
 
 
@@ -69,6 +71,8 @@ def forward(factor: Factor, rhs: Array) -> Array:
         for j in range(p):
             z.append((scaled[j] - sum(lower[j, k] * z[k] for k in range(j))) / lower[j, j])
         return jnp.stack(z)
+    if p > WIDE:
+        return _solved(lower, scaled, transposed=False)
 
     def column(j: Array, rest: Array) -> Array:
         value = rest[j] / lower[j, j]
@@ -87,6 +91,8 @@ def backward(factor: Factor, z: Array) -> Array:
         for j in reversed(range(p)):
             x[j] = (z[j] - sum(lower[k, j] * x[k] for k in range(j + 1, p))) / lower[j, j]
         return jnp.stack(x) * factor.scaling
+    if p > WIDE:
+        return _solved(lower, z, transposed=True) * factor.scaling
 
     def column(i: Array, rest: Array) -> Array:
         j = p - 1 - i
@@ -136,6 +142,22 @@ def _cholesky_columns(a: Array) -> tuple[Array, Array]:
     start = varying((a, jnp.zeros_like(a), jnp.full_like(a[0, 0], jnp.inf)))
     _, lower, pivot = lax.fori_loop(0, p, column, start)
     return lower, pivot
+
+
+def _cholesky_by_lapack(a: Array) -> tuple[Array, Array]:
+    """NaN for a pivot, and the identity for a factor, where a lane is not positive definite."""
+    matrix, identity = jnp.moveaxis(a, -1, 0), jnp.eye(a.shape[0], dtype=a.dtype)
+    finite = jnp.isfinite(matrix).all((-2, -1), keepdims=True)
+    lower = jnp.linalg.cholesky(jnp.where(finite, matrix, identity), symmetrize_input=False)
+    good = finite & jnp.isfinite(lower).all((-2, -1), keepdims=True)
+    lower = jnp.moveaxis(jnp.where(good, lower, identity), 0, -1)
+    return lower, jnp.where(good[:, 0, 0], jnp.square(_diagonal(lower)).min(0), jnp.nan)
+
+
+def _solved(lower: Array, rhs: Array, transposed: bool) -> Array:
+    """L⁻¹ rhs, or L⁻ᵀ rhs, of L (p, p, T) and rhs (p, T)."""
+    solution = solve_triangular(jnp.moveaxis(lower, -1, 0), rhs.T[:, :, None], trans=int(transposed), lower=True)
+    return solution[:, :, 0].T
 
 
 def half_inverse_of_root(root: Array) -> Array:

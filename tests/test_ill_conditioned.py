@@ -120,3 +120,24 @@ def test_a_ridge_on_the_collinear_columns_leaves_nothing_out():
         expected = np.linalg.lstsq(stacked, np.concatenate([y, np.zeros(3)]), rcond=None)[0]
         # Rounding X by ε moves the solution by ε|r|/s along the collinear direction.
         np.testing.assert_allclose(fit.params[i], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("p", [64, 65, 90])
+def test_wide_designs_are_factorized_aliased_and_kept_apart(p):
+    """On both sides of where LAPACK takes over: a sound design, one with a column twice, one with a NaN."""
+    rng = np.random.default_rng(p)
+    X, size = rng.normal(size=(3, 4 * p, p)), np.geomspace(1e-4, 1e4, p)
+    X[1, :, -1] = X[1, :, 0]
+    y = rng.poisson(1.5, (3, 4 * p)).astype(float)
+    y[2, 0] = np.nan
+    fit = ji.fit(X * size, y, ji.Poisson())
+    assert fit.status.tolist() == [ji.Status.CONVERGED, ji.Status.RANK_DEFICIENT, ji.Status.INVALID_DATA]
+    assert np.flatnonzero(fit.aliased[1]).tolist() == [p - 1]
+    for i, columns in ((0, p), (1, p - 1)):
+        kept = X[i, :, :columns]
+        expected = sm.GLM(y[i], kept, family=sm.families.Poisson()).fit(tol=1e-14).params
+        bse = np.sqrt(np.diag(np.linalg.inv(kept.T @ (np.exp(kept @ expected)[:, None] * kept))))
+        np.testing.assert_allclose(fit.params[i, :columns] * size[:columns] / bse, expected / bse, atol=1e-10)
+        np.testing.assert_allclose(fit.bse[i, :columns] * size[:columns], bse, rtol=1e-10)
+    alone = ji.fit(X[0] * size, y[0], ji.Poisson())
+    np.testing.assert_array_equal(alone.params, fit.params[0])
