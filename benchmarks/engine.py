@@ -27,15 +27,16 @@ from benchmarks import report
 from benchmarks.cases import CASES, Data
 from jaxirls import links
 from jaxirls.config import IRLS
-from jaxirls.designs import Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
-from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, ROWS_TILE, SHARED_TILE, Batch, Plan, plan
+from jaxirls.designs import WIDTH, Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
+from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_planned
 
 TURNS = 5
 ELEMENTS = 2**22  # of X in a batch
 PLANS = (
     Plan(Lanes, LANES_TILE, LANES_TILE),
-    Plan(LanesByRow, ROWS_TILE, ROWS_TILE),
+    Plan(LanesByRow, WIDTH, WIDTH),
+    Plan(LanesByRow, 8, 8),
     Plan(Folded, FOLDED_TILE, FOLDED_TILE),
     Plan(Folded, 1, 1),
     Plan(Dense, 1, 1),
@@ -112,7 +113,7 @@ def designs() -> None:
     for shared, shapes, plans in ((False, SHAPES, PLANS), (True, SHARED_SHAPES, SHARED_PLANS)):
         print("one X for all datasets" if shared else "an X for each dataset")
         for n, p in shapes:
-            batch = max(ROWS_TILE, ELEMENTS // (n * p))
+            batch = max(WIDTH, ELEMENTS // (n * p))
             rng = np.random.default_rng(0)
             X = rng.normal(size=(1 if shared else batch, n, p))
             y = rng.binomial(1, 1 / (1 + np.exp(-X[..., 0])), (batch, n)).astype(float)

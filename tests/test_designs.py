@@ -20,7 +20,7 @@ def laid(design, x):
 
 
 @pytest.mark.parametrize("n", [3, 71, 126])
-@pytest.mark.parametrize("p", [2, 9])
+@pytest.mark.parametrize("p", [2, 9, 13])
 @pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Folded, Shared, SharedByRow, Dense])
 def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     rng = np.random.default_rng(n)

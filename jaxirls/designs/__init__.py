@@ -13,7 +13,7 @@ same for every row) or ``(1, 1)``.
 
 from jaxirls.designs.base import Design, Kernel, Sums, Terms
 from jaxirls.designs.by_block import InOneKernel, LanesByBlock, Streamed
-from jaxirls.designs.by_row import WIDTH, Folded, LanesByRow, SharedByRow
+from jaxirls.designs.by_row import WIDTH, Folded, LanesByRow, SharedByRow, width
 from jaxirls.designs.lanes import Lanes
 from jaxirls.designs.matrices import Dense, Shared
 
@@ -32,4 +32,5 @@ __all__ = [
     "Streamed",
     "Sums",
     "Terms",
+    "width",
 ]

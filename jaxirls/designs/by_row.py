@@ -11,16 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, merged, repeated, some_rows
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, repeated, some_rows
 from jaxirls.designs.lanes import Lanes, combine
-from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
 
-# Lanes that the rows of few datasets are spread over.
+# Lanes that run side by side: a few vectors for every operation, or, where so many sums would leave the first-level
+# cache, one vector, of bytes; up to which size of a row of X.
 WIDTH = 64
+VECTOR = 64
+WIDE_ROW = 96
 # Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
 NARROW = 8
 STRIP = 4
+
+
+def width(p: int, dtype: jnp.dtype) -> int:
+    """How many lanes to run side by side."""
+    size = jnp.dtype(dtype).itemsize
+    return WIDTH if p * size <= WIDE_ROW else VECTOR // size
 
 
 @pytree
@@ -30,9 +38,15 @@ class LanesByRow(Lanes):
     @property
     def rows(self) -> int:
         """Rows a turn, for which the running sums are read and written once."""
+        if self.x.shape[2] * self.x.dtype.itemsize == VECTOR:
+            return min(self.n, 8)
         return min(self.n, 2 if self.p <= NARROW else 4)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        return _sums(self.running(beta, rows, kernel))
+
+    def running(self, beta: Array, rows: Rows, kernel: Kernel) -> _Running:
+        """The sums of all rows, as they are kept from row to row."""
         n, p, lanes = self.n, self.p, beta.shape[1]
         whole, rest = divmod(n, self.rows)
         block = factors(self.x.dtype) // self.rows
@@ -92,8 +106,7 @@ class LanesByRow(Lanes):
             carry = turns(jnp.int32(0), jnp.int32(whole), carry)
         else:
             carry = lax.fori_loop(jnp.int32(0), jnp.int32(-(-whole // block)), turns_and_log, carry)
-        sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (carry.sums, carry.minima, carry.log_excess))
-        return Sums(_gram(carry.gram), carry.score, sums, minima, log_excess)
+        return carry
 
 
 @pytree
@@ -110,7 +123,7 @@ class SharedByRow(LanesByRow):
 
 @pytree
 class Folded(Design):
-    """One X a dataset, for T datasets of many rows, T below ``WIDTH``: f = WIDTH // T rows of each are f lanes.
+    """One X a dataset, for T datasets of many rows, T below the ``width``: f = width // T rows of each are f lanes.
 
     Row i f + a of dataset t is at ``x[i, :, a T + t]``, the last n - m f rows are in ``rest``.
     """
@@ -121,7 +134,7 @@ class Folded(Design):
     @classmethod
     def of(cls, x: Array, count: int) -> Design:
         n, p, _ = x.shape
-        fold = max(1, min(WIDTH // count, n))
+        fold = max(1, min(width(p, x.dtype) // count, n))
         whole = n - n % fold
         x = repeated(x, count)
         folded = x[:whole].reshape(-1, fold, p, count).swapaxes(1, 2).reshape(-1)
@@ -157,13 +170,15 @@ class Folded(Design):
         return self._total(folded, jnp.add) + Lanes(self.rest).pull(self._left(residual))
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        found = LanesByRow(self.x).accumulate(self._spread(beta), jax.tree.map(self._folded, rows), kernel)
-        minima = tuple(self._total(lowest, jnp.minimum) for lowest in found.minima)
-        sums = jax.tree.map(lambda leaf: self._total(leaf, jnp.add), found._replace(minima=()))._replace(minima=minima)
-        if not self.rest.shape[0]:
-            return sums
-        rest = Dense.of(self.rest, beta.shape[1])
-        return merged(sums, rest.accumulate(beta, jax.tree.map(self._left, rows), kernel))
+        spread = self._spread(beta)
+        found = LanesByRow(self.x).running(spread, jax.tree.map(self._folded, rows), kernel)
+        if left := self.rest.shape[0]:
+            # One folded row more, in part empty.
+            x = jnp.pad(self.rest, ((0, self._fold - left), (0, 0), (0, 0))).swapaxes(0, 1).reshape(1, self.p, -1)
+            present = jnp.repeat(jnp.arange(self._fold) < left, beta.shape[1])[None]
+            own = jax.tree.map(self._last, rows), present
+            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, _present(kernel)))
+        return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
     def _spread(self, beta: Array) -> Array:
         """(p, T) as (p, f T)."""
@@ -180,6 +195,14 @@ class Folded(Design):
         """The row data of the rest, (n - m f, T)."""
         return leaf if leaf.shape[0] == 1 else leaf[self._whole :]
 
+    def _last(self, leaf: Array) -> Array:
+        """The row data of the rest, and of empty places after it, (1, f T)."""
+        if leaf.shape[0] == 1:
+            return self._folded(leaf)
+        left, count = self.rest.shape[0], self.rest.shape[2]
+        own = jnp.broadcast_to(self._left(leaf), (left, count))
+        return jnp.pad(own, ((0, self._fold - left), (0, 0)), mode="edge").reshape(1, -1)
+
     def _total(self, leaf: Array, pair: Callable[[Array, Array], Array]) -> Array:
         """(..., f T) reduced to (..., T), in halves, which vectorizes."""
         leaf = leaf.reshape(*leaf.shape[:-1], self._fold, -1)
@@ -188,6 +211,18 @@ class Folded(Design):
             joined = pair(leaf[..., :half, :], leaf[..., half : 2 * half, :])
             leaf = joined if count % 2 == 0 else jnp.concatenate([joined, leaf[..., -1:, :]], -2)
         return leaf[..., 0, :]
+
+
+def _present(kernel: Kernel) -> Kernel:
+    """The kernel for pairs of row data and of whether a row is there: one that is not adds nothing."""
+
+    def masked(eta: Array, rows: tuple[Rows, Array]) -> Terms:
+        own, present = rows
+        terms = kernel(eta, own)
+        kept = jax.tree.map(lambda term: jnp.where(present, term, 0.0), terms._replace(minima=()))
+        return kept._replace(minima=tuple(jnp.where(present, term, jnp.inf) for term in terms.minima))
+
+    return masked
 
 
 class _Running(NamedTuple):
@@ -199,6 +234,18 @@ class _Running(NamedTuple):
     minima: tuple[Array, ...]
     product: Array  # of 1+e over the rows since the last logarithm
     log_excess: Array
+
+
+def _each(change: Callable[..., Array], *running: _Running) -> _Running:
+    """``change(pair, leaf, ...)`` of every leaf, given what joins the parts of that leaf."""
+    minima = jax.tree.map(functools.partial(change, jnp.minimum), *(each.minima for each in running))
+    rest = (each._replace(minima=()) for each in running)
+    return jax.tree.map(functools.partial(change, jnp.add), *rest)._replace(minima=minima)
+
+
+def _sums(running: _Running) -> Sums:
+    sums, minima, log_excess = jax.tree.map(lambda leaf: leaf[0], (running.sums, running.minima, running.log_excess))
+    return Sums(_gram(running.gram), running.score, sums, minima, log_excess)
 
 
 def _strips(p: int) -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ from jaxirls.designs import (
     LanesByRow,
     Shared,
     SharedByRow,
+    width,
 )
 from jaxirls.dispersion import Scale, ScaleRule
 from jaxirls.families import Family
@@ -40,10 +41,10 @@ LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
 # On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
-ROWS_TILE = WIDTH
 SHARED_TILE = 64
-# By row is faster than matrix products up to more columns. A dataset of more elements is spread over lanes, so that one
-# dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS`` it has all lanes to itself.
+# By row is faster than matrix products up to more columns, and beyond them too long to compile. A dataset of more
+# elements is spread over lanes, so that one dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS``, and where
+# there is but one vector of lanes, it has them all to itself.
 ROWS_COLUMNS = 24
 ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
@@ -144,9 +145,11 @@ def _plan_cpu(batch: Batch) -> Plan:
         return Plan(Folded, 1, 1)
     if shared:
         return Plan(SharedByRow, SHARED_TILE, SHARED_TILE)
-    if n * p > ROWS_ELEMENTS:
-        return Plan(Folded, FOLDED_TILE, FOLDED_TILE)
-    return Plan(LanesByRow, ROWS_TILE, ROWS_TILE)
+    lanes = width(p, batch.x.dtype)
+    if n * p <= ROWS_ELEMENTS:
+        return Plan(LanesByRow, lanes, lanes)
+    tile = FOLDED_TILE if lanes == WIDTH else 1
+    return Plan(Folded, tile, tile)
 
 
 def folds_loops() -> bool:
