@@ -33,7 +33,7 @@ from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
-from jaxirls.proof import Solution, concluded, existence, is_inside, marked, room_left, statistics
+from jaxirls.proof import Solution, concluded, evident, existence, is_inside, marked, room_left, statistics
 from jaxirls.rows import Rows
 from jaxirls.separation import row_cones
 from jaxirls.status import Status
@@ -53,7 +53,9 @@ NEAR = 0.5
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = in_one_kernel(partial(first_passes, config), problem)
-    solution, certain = statistics(problem, state, config, by_cholesky)
+    found = evident(problem, state)
+    solution, certain = statistics(problem, marked(state, found), config, by_cholesky)
+    solution = solution._replace(direction=found.direction)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
     state = state._replace(
@@ -64,7 +66,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     )
     ill = _ill_conditioned(problem, state, solution, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
-    return state, solution, (state.code == RUNNING) | ill | ~certain
+    return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
 
 def first_passes(config: IRLS, problem: Problem) -> State:

@@ -17,8 +17,9 @@ from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
-from jaxirls.separation import ABSENT, recession, row_cones
+from jaxirls.separation import ABSENT, moves_every_row, recession, row_cones
 from jaxirls.status import Status
+from jaxirls.trees import varying
 
 
 class Solution(NamedTuple):
@@ -191,6 +192,24 @@ def existence(problem: Problem, open_: Array) -> Existence:
     # Along a direction that a penalty holds back nothing recedes.
     found = recession(jnp.where(problem.free[None], problem.design.lanes(lanes), 0.0), cone)
     return Existence(open_ & found.separated, found.decided & ~found.separated, found.direction)
+
+
+def evident(problem: Problem, state: State) -> Existence:
+    """The lanes that are on their way to infinity and whose β is itself a direction of recession."""
+    cones, nothing = _cones(problem), unknown(problem)
+    if cones is None or problem.penalty is not None:
+        return nothing
+    away = (state.n_iter > 0) & ((state.code == RUNNING) | (state.code == ILL_CONDITIONED))
+
+    def along_beta() -> Existence:
+        cone = jnp.where(problem.present, cones, ABSENT)
+        separated = away & moves_every_row(problem.design.lanes(problem.lanes), cone, state.beta)
+        largest = jnp.where(separated, jnp.abs(state.beta).max(0), 1.0)
+        return nothing._replace(
+            separated=separated, direction=jnp.where(separated[None], state.beta / largest[None], 0.0)
+        )
+
+    return lax.cond(away.any(), along_beta, lambda: varying(nothing, problem))
 
 
 def unknown(problem: Problem) -> Existence:

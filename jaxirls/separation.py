@@ -215,6 +215,18 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     return Recession(separated, separated | (state.verdict == OVERLAP), direction)
 
 
+def moves_every_row(X: Array, cone: Array, d: Array) -> Array:
+    """Whether every row moves inside its cone along ``d (p, T)``, by more than rounding; ``(T,)``.
+
+    Then d is a direction of recession. Takes ``X (n, p, T)`` and ``cone (n, T)`` as ``recession`` does.
+    """
+    z = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype) * combine(X, d)
+    slack = _rounding(X) * combine(jnp.abs(X), jnp.abs(d))
+    moves = (z > slack) & (cone != FLAT) & jnp.isfinite(z)
+    absent = cone == ABSENT
+    return folded(jnp.logical_and, lambda i: moves[i] | absent[i], X.shape[0]) & ~absent.all(0)
+
+
 RUNNING, CONE, OVERLAP, STALLED = 0, 1, 2, 3
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 import jaxirls as ji
 from jaxirls import links
-from jaxirls.separation import ABSENT, DOWN, FLAT, UP, detect_separation, recession, row_cones
+from jaxirls.separation import ABSENT, DOWN, FLAT, UP, detect_separation, moves_every_row, recession, row_cones
 
 N, DATASETS = 60, 250  # the most rows, and random datasets for each number of columns
 BINARY_LINKS = [links.Logit(), links.Probit(), links.Cauchy(), links.CLogLog(), links.LogLog()]
@@ -249,6 +249,40 @@ def test_a_lane_does_not_touch_its_neighbours(dtype):
         some = decide(jnp.asarray(X[..., part]), jnp.asarray(cone[:, part]))
         for a, b in zip(alone, some, strict=True):
             np.testing.assert_array_equal(np.asarray(a)[..., part], b)
+
+
+@pytest.mark.parametrize(
+    ("x", "cone", "d", "expected"),
+    [
+        ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [0, 1], True),
+        ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [0.9, 2], True),
+        ([-2, -1, 1, 3], [DOWN, UP, DOWN, UP], [0, 1], False),
+        ([-2, 0, 1, 3], [DOWN, DOWN, UP, UP], [0, 1], False),  # one stands still: no proof, separated or not
+        ([-2, -1, 1, 3], [DOWN, FLAT, UP, UP], [0, 1], False),
+        ([-2, np.nan, 1, 3], [DOWN, ABSENT, UP, UP], [0, 1], True),
+        ([-2, -1, 1, 3], [ABSENT] * 4, [0, 1], False),
+        ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [0, np.inf], False),
+        ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [np.nan, 1], False),
+        ([1e8 - 2, 1e8 - 1, 1e8 + 1, 1e8 + 3], [DOWN, DOWN, UP, UP], [-1e8, 1], True),
+        ([1e8 - 2, 1e8 - 1, 1e8 + 1, 1e8 + 3e-8], [DOWN, DOWN, UP, UP], [-1e8, 1], False),  # two roundings away
+    ],
+)
+def test_a_direction_is_a_proof_where_it_moves_every_row_by_more_than_rounding(x, cone, d, expected):
+    X = jnp.asarray(np.stack([np.ones(4), x], -1)[..., None])
+    assert bool(moves_every_row(X, jnp.asarray(cone)[:, None], jnp.asarray(d, float)[:, None])[0]) == expected
+
+
+def test_a_fit_that_separates_its_own_data_is_not_finished_anew(monkeypatch):
+    """Lanes whose β is a direction of recession are told with the first passes."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(64, 12, 2))
+    y = (X[..., 0] > 0.8 * X[..., 1]).astype(float)
+    X[..., 0] += np.where(y == 1, 0.5, -0.5)  # a margin
+    monkeypatch.setattr("jaxirls.engine.dispatch._second_chunk", None)
+    fit = ji.fit(X, y, ji.Binomial())
+    assert (fit.status == ji.Status.SEPARATED).all()
+    np.testing.assert_allclose(np.abs(fit.direction).max(-1), 1, rtol=1e-15)
+    assert ((2 * y - 1) * np.einsum("bnp,bp->bn", X, fit.direction) > 0).all()
 
 
 def test_too_few_pivots_leave_lanes_undecided():
