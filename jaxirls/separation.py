@@ -220,11 +220,17 @@ def moves_every_row(X: Array, cone: Array, d: Array) -> Array:
 
     Then d is a direction of recession. Takes ``X (n, p, T)`` and ``cone (n, T)`` as ``recession`` does.
     """
-    z = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype) * combine(X, d)
-    slack = _rounding(X) * combine(jnp.abs(X), jnp.abs(d))
-    moves = (z > slack) & (cone != FLAT) & jnp.isfinite(z)
-    absent = cone == ABSENT
-    return folded(jnp.logical_and, lambda i: moves[i] | absent[i], X.shape[0]) & ~absent.all(0)
+    n, p, _ = X.shape
+    rounding, reach = _rounding(X), jnp.abs(d)
+
+    def margin(i: int | Array) -> Array:
+        z = total(lambda k: X[i, k] * d[k], p)
+        slack = rounding * total(lambda k: jnp.abs(X[i, k]) * reach[k], p)
+        inside = jnp.where(cone[i] == FLAT, -jnp.inf, jnp.where(cone[i] == DOWN, -z, z) - slack)
+        return jnp.where(cone[i] == ABSENT, jnp.inf, inside)
+
+    least = folded(jnp.minimum, margin, n)
+    return (least > 0) & jnp.isfinite(least)
 
 
 RUNNING, CONE, OVERLAP, STALLED = 0, 1, 2, 3
