@@ -196,7 +196,7 @@ def existence(problem: Problem, open_: Array) -> Existence:
 
 def evident(problem: Problem, state: State) -> Existence:
     """The lanes that are on their way to infinity and whose β is itself a direction of recession."""
-    cones, nothing = _cones(problem), unknown(problem)
+    cones, nothing = _cones(problem), varying(unknown(problem), problem)
     if cones is None or problem.penalty is not None:
         return nothing
     away = (state.n_iter > 0) & ((state.code == RUNNING) | (state.code == ILL_CONDITIONED))
@@ -209,7 +209,7 @@ def evident(problem: Problem, state: State) -> Existence:
             separated=separated, direction=jnp.where(separated[None], state.beta / largest[None], 0.0)
         )
 
-    return lax.cond(away.any(), along_beta, lambda: varying(nothing, problem))
+    return lax.cond(away.any(), along_beta, lambda: nothing)
 
 
 def unknown(problem: Problem) -> Existence:
