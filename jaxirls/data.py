@@ -80,7 +80,7 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
     used = fitted[..., None] & (freq > 0) & (var > 0)
     return Rows(
         X=jnp.where(jnp.isfinite(data.X), data.X, 0.0),
-        y=jnp.where(used & family.valid_response(data.y), data.y, 0.5),
+        y=jnp.where(used & family.valid_response(data.y), data.y, 1.0),
         offset=None if data.offset is None else jnp.where(jnp.isfinite(data.offset), data.offset, 0.0),
         freq=jnp.where(used, freq, 0.0),
         var=jnp.where(var > 0, var, 1.0),

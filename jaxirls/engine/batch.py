@@ -218,7 +218,7 @@ def _emptied(tile: Batch) -> Batch:
         return tile
     return tile._replace(
         x=jnp.where(_finite_rows(tile)[:, None], tile.x, 0.0),
-        y=jnp.where(weight > 0, tile.y, 0.5),
+        y=jnp.where(weight > 0, tile.y, 1.0),
         offset=None if tile.offset is None else jnp.where(weight > 0, tile.offset, 0.0),
     )
 
