@@ -74,10 +74,12 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
         return leaf.reshape((1,) * (depth - (leaf.ndim - rank)) + leaf.shape)
 
     data = jax.tree.map(aligned, data, ranks)
-    family = jax.tree.map(lambda leaf, rank: leaf if rank else leaf[..., None], data.family, ranks.family)
     freq = jnp.ones_like(data.y) if data.freq_weights is None else data.freq_weights
     var = jnp.ones_like(data.y) if data.var_weights is None else data.var_weights
     used = fitted[..., None] & (freq > 0) & (var > 0)
+    family = jax.tree.map(
+        lambda leaf, rank: jnp.where(used, leaf, 1.0) if rank else leaf[..., None], data.family, ranks.family
+    )
     return Rows(
         X=jnp.where(jnp.isfinite(data.X), data.X, 0.0),
         y=jnp.where(used & family.valid_response(data.y), data.y, 1.0),

@@ -254,3 +254,28 @@ def test_batches_are_sharded_over_devices():
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_rows_of_weight_zero_hold_anything_and_move_nothing(bad):
+    """A parameter of the rows too: as if they were not there, and derivatives of zero."""
+    rng = np.random.default_rng(0)
+    X = np.stack([np.ones(40), rng.normal(size=40)], -1)
+    trials = rng.integers(1, 6, 40).astype(float)
+    y = rng.binomial(trials.astype(int), 0.4).astype(float)
+    weights = np.arange(40) < 30
+    expected = ji.fit(X[:30], y[:30], ji.Binomial(trials=trials[:30]))
+    for array in (X, y, trials):
+        array[30:] = bad
+
+    def results(X, y, trials):
+        fit = ji.fit(X, y, ji.Binomial(trials=trials), freq_weights=weights.astype(float))
+        return fit.params, fit.bse, fit.llf, fit.deviance
+
+    found = results(X, y, trials)
+    for one, other in zip(found, (expected.params, expected.bse, expected.llf, expected.deviance), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    moved = jax.grad(lambda *data: sum(value.sum() for value in results(*data)), (0, 1, 2))(X, y, trials)
+    for one in moved:
+        assert np.isfinite(one).all()
+        assert not np.asarray(one[30:]).any()
