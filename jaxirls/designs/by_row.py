@@ -15,11 +15,11 @@ from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, rep
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.trees import pytree, varying
 
-# Lanes that run side by side: a few vectors for every operation, or, where so many sums would leave the first-level
-# cache, one vector, of bytes; up to which size of a row of X.
+# Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X takes more
+# bytes than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache.
 WIDTH = 64
 VECTOR = 64
-WIDE_ROW = 96
+NARROW_ROW = 96
 # Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
 NARROW = 8
 STRIP = 4
@@ -28,7 +28,7 @@ STRIP = 4
 def width(p: int, dtype: jnp.dtype) -> int:
     """How many lanes to run side by side."""
     size = jnp.dtype(dtype).itemsize
-    return WIDTH if p * size <= WIDE_ROW else VECTOR // size
+    return WIDTH if p * size <= NARROW_ROW else VECTOR // size
 
 
 @pytree
