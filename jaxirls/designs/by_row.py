@@ -15,8 +15,8 @@ from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, rep
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.trees import pytree, varying
 
-# Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X takes more
-# bytes than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache.
+# Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X has more
+# than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache.
 WIDTH = 64
 VECTOR = 64
 NARROW_ROW = 96
