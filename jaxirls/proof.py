@@ -17,7 +17,7 @@ from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
-from jaxirls.separation import ABSENT, moves_every_row, recession, row_cones
+from jaxirls.separation import ABSENT, moves_every_row, normalized, recession, row_cones
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -204,10 +204,7 @@ def evident(problem: Problem, state: State) -> Existence:
     def along_beta() -> Existence:
         cone = jnp.where(problem.present, cones, ABSENT)
         separated = away & moves_every_row(problem.design.lanes(problem.lanes), cone, state.beta)
-        largest = jnp.where(separated, jnp.abs(state.beta).max(0), 1.0)
-        return nothing._replace(
-            separated=separated, direction=jnp.where(separated[None], state.beta / largest[None], 0.0)
-        )
+        return nothing._replace(separated=separated, direction=normalized(jnp.where(separated[None], state.beta, 0.0)))
 
     return lax.cond(away.any(), along_beta, lambda: nothing)
 

@@ -210,9 +210,16 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     # ‖Qr‖ = ‖r‖ ≥ 1 moves some row by ‖r‖/√n at least: half of either leaves room for rounding and none for doubt.
     moves = (norm > 0.5) & (largest > norm / (2 * math.sqrt(n)))
     separated = (state.verdict == CONE) & holds & moves
-    direction = jnp.ldexp(jnp.where(separated[None], d, 0.0), -exponent)
-    direction = direction / jnp.where(separated, jnp.max(jnp.abs(direction), axis=0), 1.0)[None]
+    direction = normalized(jnp.ldexp(jnp.where(separated[None], d, 0.0), -exponent))
     return Recession(separated, separated | (state.verdict == OVERLAP), direction)
+
+
+def normalized(d: Array) -> Array:
+    """``d (p, T)`` with its largest entry ±1, exactly; zero stays zero."""
+    size = jnp.abs(d)
+    largest = size.max(0)
+    # Compiled, a quotient may be a product with the reciprocal, and of the largest by itself not quite 1.
+    return jnp.where(size == largest[None], jnp.sign(d), d / jnp.where(largest > 0, largest, 1.0)[None])
 
 
 def moves_every_row(X: Array, cone: Array, d: Array) -> Array:
