@@ -35,6 +35,7 @@ from jaxirls.kernel import GROUP
 from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows, combined
+from jaxirls.trees import varying
 
 # Beyond these, columns and elements of X, a dataset is large enough for matrix products of its own.
 LANES_COLUMNS = 8
@@ -48,6 +49,8 @@ SHARED_TILE = 64
 ROWS_COLUMNS = 24
 ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
+# Datasets that are read side by side where their layout changes.
+STRIP = 8
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
@@ -89,25 +92,17 @@ class Batch(NamedTuple):
         """The batch with ``pick`` applied to every leaf that differs between datasets."""
         return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
 
-    def tile(self, start: Array | int, lanes: int) -> Batch:
-        """The T datasets from ``start`` on, lanes last."""
-        return jax.tree.map(lanes_last, self.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, lanes)))
+    def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
+        """The T datasets from ``start`` on, lanes last; moved ``strip`` at a time, where that is given."""
 
+        def moved(leaf: Array) -> Array:
+            if leaf.shape[0] == 1:
+                return lanes_last(leaf)
+            if strip is None or lanes <= strip:
+                return lanes_last(lax.dynamic_slice_in_dim(leaf, start, lanes))
+            return lanes_last_by_strips(leaf, start, lanes, strip)
 
-class Tiled(NamedTuple):
-    """A batch cut into tiles of T datasets, lanes last: leaves (B/T | 1, ..., T | 1)."""
-
-    tiles: Batch
-
-    @property
-    def size(self) -> int:
-        """B."""
-        return max(leaf.shape[0] * leaf.shape[-1] for leaf in jax.tree.leaves(self))
-
-    def tile(self, start: Array | int, lanes: int) -> Batch:
-        """The T datasets from ``start`` on, where a tile starts."""
-        one = self.tiles.select(lambda leaf: lax.dynamic_slice_in_dim(leaf, start // lanes, 1))
-        return jax.tree.map(lambda leaf: leaf[0], one)
+        return jax.tree.map(moved, self)
 
 
 class Plan(NamedTuple):
@@ -116,6 +111,7 @@ class Plan(NamedTuple):
     design: type[Design]
     tile: int  # datasets of a tile, in the first round
     rest: int  # and in the second
+    strip: int | None = None  # of which so many change their layout at a time; all, if None
 
 
 def plan(batch: Batch) -> Plan:
@@ -137,19 +133,19 @@ def _plan_cpu(batch: Batch) -> Plan:
     many, shared = n * p > LANES_ELEMENTS, _has_one_design(batch)
     if not folds_loops():
         if p > LANES_COLUMNS or many:
-            return Plan(Dense, 1, 1)
-        return Plan(Shared, SHARED_TILE, SHARED_TILE) if shared else Plan(Lanes, LANES_TILE, LANES_TILE)
+            return Plan(Dense, 1, 1, STRIP)
+        return Plan(Shared, SHARED_TILE, SHARED_TILE, STRIP) if shared else Plan(Lanes, LANES_TILE, LANES_TILE)
     if p > ROWS_COLUMNS:
-        return Plan(Dense, 1, 1)
+        return Plan(Dense, 1, 1, STRIP)
     if many:
-        return Plan(Folded, 1, 1)
+        return Plan(Folded, 1, 1, STRIP)
     if shared:
-        return Plan(SharedByRow, SHARED_TILE, SHARED_TILE)
+        return Plan(SharedByRow, SHARED_TILE, SHARED_TILE, STRIP)
     lanes = width(p, batch.x.dtype)
     if n * p <= ROWS_ELEMENTS:
-        return Plan(LanesByRow, lanes, lanes)
+        return Plan(LanesByRow, lanes, lanes, STRIP)
     tile = FOLDED_TILE if lanes == WIDTH else 1
-    return Plan(Folded, tile, tile)
+    return Plan(Folded, tile, tile, STRIP)
 
 
 def folds_loops() -> bool:
@@ -185,15 +181,6 @@ def _has_one_design(batch: Batch) -> bool:
     return batch.x.shape[0] == 1 and batch.size > 1
 
 
-def tiled(batch: Batch, lanes: int) -> Tiled:
-    """Views of NumPy's arrays as tiles: whoever copies them to a device makes the change of layout on the way."""
-
-    def cut(leaf: np.ndarray) -> np.ndarray:
-        return leaf[..., None] if leaf.shape[0] == 1 else np.moveaxis(leaf.reshape(-1, lanes, *leaf.shape[1:]), 1, -1)
-
-    return Tiled(jax.tree.map(cut, batch))
-
-
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     """Lay out T datasets, lanes last, with rows of weight zero emptied and invalid datasets marked."""
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
@@ -209,6 +196,20 @@ def lanes_last(leaf: Array) -> Array:
     """
     moved = jnp.moveaxis(leaf, 0, -1)
     return lax.optimization_barrier(moved.reshape(-1)).reshape(moved.shape)
+
+
+def lanes_last_by_strips(leaf: Array, start: Array | int, lanes: int, strip: int) -> Array:
+    """The same of ``lanes`` datasets from ``start`` on, a few at a time.
+
+    Side by side, more datasets are more streams than a processor fetches ahead, and each line waits for memory.
+    """
+
+    def fill(i: Array, whole: Array) -> Array:
+        few = lax.dynamic_slice_in_dim(leaf, start + i * strip, strip)
+        return lax.dynamic_update_slice_in_dim(whole, jnp.moveaxis(few, 0, -1), i * strip, -1)
+
+    empty = varying(jnp.zeros((*leaf.shape[1:], lanes), leaf.dtype), (leaf, start))
+    return lax.fori_loop(jnp.int32(0), jnp.int32(lanes // strip), fill, empty)
 
 
 def _emptied(tile: Batch) -> Batch:

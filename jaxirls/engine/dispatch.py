@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxirls.config import Algorithm
-from jaxirls.engine.batch import Batch, Plan, device, plan, tiled
+from jaxirls.engine.batch import Batch, Plan, device, plan
 from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round
 from jaxirls.proof import Solution
 
@@ -80,18 +80,16 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
     """The fits of concrete data: NumPy cuts and joins by views and copies, with nothing to compile."""
-    # JAX's arrays are where the programs of a CPU read them. NumPy's are copied there, which can change their layout.
-    copied = not all(isinstance(leaf, Array) for leaf in jax.tree.leaves(batch) if leaf.shape[0] > 1)
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
         part = batch.select(lambda leaf: leaf[start : start + chunk])
-        return _first_chunk(tiled(part, layout.tile) if copied else part, layout, config)
+        return _first_chunk(part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), copied, chunk, layout, config)), twice)
+    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
     solution = begun.solution
     lanes = np.flatnonzero(begun.open)
     if lanes.size:
@@ -102,7 +100,7 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
             at = lanes[start : start + share]
             filled = np.resize(at, room)
             part, state = batch.select(lambda leaf: leaf[filled]), jax.tree.map(lambda leaf: leaf[filled], begun.state)
-            done = _second_chunk(tiled(part, layout.rest), state, np.arange(room) < at.size, layout, config)
+            done = _second_chunk(part, state, np.arange(room) < at.size, layout, config)
             return jax.tree.map(lambda leaf: np.asarray(leaf)[: at.size], done)
 
         starts = list(range(0, lanes.size, share))

@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
-from jaxirls.engine.batch import Batch, Plan, Tiled, problem
+from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.problem import State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
@@ -33,27 +33,25 @@ class Round(NamedTuple):
     open: Array  # (B,)
 
 
-def first_round(batch: Batch | Tiled, layout: Plan, config: Algorithm) -> Round:
+def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
     def begin(tile: Batch) -> Round:
         return Round(*ALGORITHMS[type(config)].begin(problem(tile, layout.design, layout.tile), config))
 
     def tile(start: Array) -> Batch:
-        return batch.tile(start, layout.tile)
+        return batch.tile(start, layout.tile, layout.strip)
 
-    if isinstance(batch, Tiled):
-        return _over_tiles(lambda start: start, lambda start: begin(tile(start)), batch.size, layout.tile)
     return _over_tiles(tile, begin, batch.size, layout.tile)
 
 
-def second_round(batch: Batch | Tiled, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
+def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
     """Finish tiles, given where their datasets stand; those that are not ``real`` fill the last places, or tiles."""
     rest = layout.rest
     state = state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
 
     def finish(start: Array) -> Solution:
-        laid = problem(batch.tile(start, rest), layout.design, rest)
+        laid = problem(batch.tile(start, rest, layout.strip), layout.design, rest)
         own, open_ = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, rest), (state, real))
         return ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, own), open_, config)
 
