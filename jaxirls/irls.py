@@ -5,9 +5,9 @@ A lane whose loss rose, or whose candidate left the family's domain, halves δ a
 and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard
 errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
 
-Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish``, by steps from
-QR, on the columns of X that are linearly independent. Near the optimum, and in lanes that the first passes leave open,
-steps are Newton's.
+Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish_by_qr``, by steps
+from QR, on the columns of X that are linearly independent. Near the optimum, and in lanes that the first passes leave
+open, steps are Newton's.
 
 Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of the loop's condition.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,17 @@ from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
-from jaxirls.proof import Solution, concluded, evident, existence, is_inside, marked, room_left, statistics
+from jaxirls.proof import (
+    Existence,
+    Solution,
+    concluded,
+    evident,
+    existence,
+    is_inside,
+    marked,
+    room_left,
+    statistics,
+)
 from jaxirls.rows import Rows
 from jaxirls.separation import row_cones
 from jaxirls.status import Status
@@ -88,36 +98,56 @@ def nearness(problem: Problem) -> float:
     return 0.0 if problem.rows.family.is_canonical or problem.bending is not None else NEAR
 
 
-def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
-    """Decide separation for the open lanes, run the others among them to their end, and give all their statistics."""
+class Finished(NamedTuple):
+    """Where T lanes stand that are finished, but for QR."""
+
+    state: State
+    found: Existence
+    anew: Array  # (T,), to be fitted again: the Gram matrix does not lead to their optimum
+
+
+def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[Finished, Solution, Array]:
+    """Decide separation for the open lanes and run the others among them to their end; also which lanes ask for QR."""
     found = existence(problem, open_)
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
-    ill = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
+    anew = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
     state = run(problem, marked(state, found), config, config.max_iter, sharpened(by_cholesky, problem))
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
-        ill = ill & (state.code != Status.BOUNDARY)
+        anew = anew & (state.code != Status.BOUNDARY)
     solution, certain = statistics(problem, state, config, by_cholesky)
-    if config.solver != "cholesky":
-        ill = ill | (open_ & (state.code == ILL_CONDITIONED))
-        aliased, state = varying((jnp.zeros(state.beta.shape, bool), state), problem)
-        aliased, state = lax.cond(
-            ill.any(),
-            lambda: _select(ill, fit_independent(problem, separated, config), (aliased, state)),
-            lambda: (aliased, state),
-        )
-        ill = ill | (open_ & _ill_conditioned(problem, state, solution, config))
-        solution, certain = varying((solution, certain), problem)
-        solution, certain = lax.cond(
-            ill.any(),
-            lambda: _select(
-                ill, statistics(problem._replace(aliased=aliased), state, config, by_qr), (solution, certain)
-            ),
-            lambda: (solution, certain),
-        )
+    anew = anew | (open_ & (state.code == ILL_CONDITIONED))
+    if config.solver == "cholesky":
+        anew = ill = jnp.zeros_like(anew)
+    else:
+        ill = anew | (open_ & _ill_conditioned(problem, state, solution, config))
+    return Finished(state, found, anew), concluded(solution, certain, found), ill
+
+
+def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution:
+    """The solutions of lanes that ask for QR: the statistics at least, and for some of them the estimate."""
+    state, found, anew = varying(finished, problem)
+    aliased = varying(jnp.zeros(state.beta.shape, bool), problem)
+    aliased, state = lax.cond(
+        anew.any(),
+        lambda: _select(anew, fit_independent(problem, found.separated, config), (aliased, state)),
+        lambda: (aliased, state),
+    )
+    solution, certain = statistics(problem._replace(aliased=aliased), state, config, by_qr)
     return concluded(solution, certain, found)
+
+
+def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
+    """The solutions of the open lanes, by QR where they ask for it, in one program."""
+    finished, solution, ill = finish(problem, state, open_, config)
+    if config.solver == "cholesky":
+        return solution
+    solution = varying(solution, problem)
+    return lax.cond(
+        ill.any(), lambda: _select(ill, finish_by_qr(problem, finished, config), solution), lambda: solution
+    )
 
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:

@@ -28,7 +28,7 @@ from jaxirls.rows import Rows
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-__all__ = ["begin", "finish"]
+__all__ = ["begin", "complete", "finish"]
 
 LINE_SEARCH_PASSES = 30
 # Where values differ by less, in units of the machine epsilon, the slopes decide what is a descent.
@@ -47,7 +47,12 @@ def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     return state, solution, ~certain
 
 
-def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
+def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> tuple[None, Solution, Array]:
+    """The solutions of the open lanes; none is left open."""
+    return None, complete(problem, state, open_, config), jnp.zeros_like(open_)
+
+
+def complete(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
     """Decide separation for the open lanes, and give all their statistics."""
     found = existence(problem, open_) if config.information else unknown(problem)
     if problem.has_edge:

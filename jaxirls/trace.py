@@ -112,7 +112,7 @@ def trace(
         )
     one = as_batch(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data))
     laid = problem(one.tile(0, 1), Dense, 1)
-    finish = jax.jit(partial(irls.finish, laid, open_=jnp.ones(1, bool), config=config))
+    finish = jax.jit(partial(irls.complete, laid, open_=jnp.ones(1, bool), config=config))
     method, state = by_cholesky, irls.start(laid)
     if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == ILL_CONDITIONED):
         method = by_qr

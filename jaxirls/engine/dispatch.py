@@ -2,8 +2,8 @@ r"""Who runs a batch: one program inside the user's own, or chunks on the machin
 
 XLA runs a CPU program whose loops carry a dependence, as these do, on one core. Called with concrete arrays on a
 CPU, the engine therefore cuts the batch into chunks and runs one compiled program over them on as many threads as
-there are cores. On another device the first round is one program over the whole batch. Either way the second round is
-compiled only if a dataset needs it. Traced batches (under ``jit``, say) get one program with both rounds.
+there are cores. On another device the first round is one program over the whole batch. Either way a later round is
+compiled only if a dataset needs it. Traced batches (under ``jit``, say) get one program with all rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax import Array
 
 from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, device, plan
-from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round
+from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round, third_round
 from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
@@ -37,6 +37,7 @@ CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 
 _first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
 _second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
+_third_chunk = jax.jit(third_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
 _refined = jax.jit(refined, static_argnums=(3, 4))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
@@ -89,24 +90,45 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
         return _first_chunk(part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    begun = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
-    solution = begun.solution
-    lanes = np.flatnonzero(begun.open)
+    at = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
+    solution, lanes = at.solution, np.flatnonzero(at.open)
     if lanes.size:
-        room = _rest_chunk(batch, layout)
-        share = min(room, -(-lanes.size // (cores() * layout.rest)) * layout.rest)
-
-        def finish(start: int) -> Solution:
-            at = lanes[start : start + share]
-            filled = np.resize(at, room)
-            part, state = batch.select(lambda leaf: leaf[filled]), jax.tree.map(lambda leaf: leaf[filled], begun.state)
-            done = _second_chunk(part, state, np.arange(room) < at.size, layout, config)
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[: at.size], done)
-
-        starts = list(range(0, lanes.size, share))
-        finished = _joined(_on_threads(finish, starts, home, (_signature(batch), layout, config)), 0)
-        solution = jax.tree.map(partial(_replaced, at=lanes), solution, finished)
+        at = _later_on_cores(_second_chunk, batch, lanes, _some(at.state, lanes), layout, config, home)
+        solution = jax.tree.map(partial(_replaced, at=lanes), solution, at.solution)
+        left = np.flatnonzero(at.open)
+        if left.size:
+            lanes = lanes[left]
+            last = _later_on_cores(_third_chunk, batch, lanes, _some(at.state, left), layout, config, home)
+            solution = jax.tree.map(partial(_replaced, at=lanes), solution, last)
     return solution
+
+
+def _later_on_cores(
+    program: Callable[..., Any],
+    batch: Batch,
+    lanes: np.ndarray,
+    state: Any,
+    layout: Plan,
+    config: Algorithm,
+    home: jax.Device,
+) -> Any:
+    """A later round of some lanes of a batch, given where these stand, by chunks that share its program."""
+    room = _rest_chunk(batch, layout)
+    share = min(room, -(-lanes.size // (cores() * layout.rest)) * layout.rest)
+
+    def work(start: int) -> Any:
+        count = min(share, lanes.size - start)
+        filled = start + np.resize(np.arange(count), room)
+        part = batch.select(lambda leaf: leaf[lanes[filled]])
+        done = program(part, _some(state, filled), np.arange(room) < count, layout, config)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], done)
+
+    starts = range(0, lanes.size, share)
+    return _joined(_on_threads(work, starts, home, (program, _signature(batch), layout, config)), 0)
+
+
+def _some(state: Any, lanes: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[lanes], state)
 
 
 _seen: set[Hashable] = set()

@@ -1,7 +1,8 @@
 r"""From a batch to its fits: tile by tile, then once more over the lanes that need more.
 
 First every tile makes the passes that a well-posed dataset needs. The lanes that are then open (slow, separated, stuck)
-are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours.
+are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours. What
+then asks for QR makes a third round: few datasets do, and it takes longer to compile than the others together.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from jax import Array, lax
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.batch import Batch, Plan, problem
-from jaxirls.problem import State
+from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-# Each has a ``begin`` and a ``finish``.
+# Each has a ``begin`` for the first round, a ``finish`` for the second, and a ``complete`` for all after the first.
 ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
 
 
 class Round(NamedTuple):
     """Where B datasets stand, batch axis in front."""
 
-    state: State
+    state: Any  # what the next round begins with
     solution: Solution
     open: Array  # (B,)
 
@@ -45,15 +46,39 @@ def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     return _over_tiles(tile, begin, batch.size, layout.tile)
 
 
-def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
+def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
     """Finish tiles, given where their datasets stand; those that are not ``real`` fill the last places, or tiles."""
-    rest = layout.rest
-    state = state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
+    return Round(*_later_round(ALGORITHMS[type(config)].finish, batch, _idle(state, real), real, layout, config))
 
-    def finish(start: Array) -> Solution:
+
+def third_round(batch: Batch, finished: irls.Finished, real: Array, layout: Plan, config: IRLS) -> Solution:
+    """Finish by QR what the second round left open, likewise."""
+
+    def finish(problem: Problem, finished: irls.Finished, _: Array, config: IRLS) -> Solution:
+        return irls.finish_by_qr(problem, finished, config)
+
+    return _later_round(finish, batch, finished, real, layout, config)
+
+
+def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
+    """The second round and the third in one."""
+    return _later_round(ALGORITHMS[type(config)].complete, batch, _idle(state, real), real, layout, config)
+
+
+def _idle(state: State, real: Array) -> State:
+    """The state in which lanes that are not real have nothing left to do."""
+    return state._replace(code=jnp.where(real, state.code, Status.STALLED).astype(jnp.int32))
+
+
+def _later_round(
+    work: Callable[..., Any], batch: Batch, state: Any, real: Array, layout: Plan, config: Algorithm
+) -> Any:
+    rest = layout.rest
+
+    def finish(start: Array) -> Any:
         laid = problem(batch.tile(start, rest, layout.strip), layout.design, rest)
         own, open_ = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, rest), (state, real))
-        return ALGORITHMS[type(config)].finish(laid, jax.tree.map(_lanes_last, own), open_, config)
+        return work(laid, jax.tree.map(_lanes_last, own), open_, config)
 
     filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
     return _over_tiles(lambda start: varying(start, batch, state), finish, real.shape[0], rest, filled)
@@ -94,13 +119,13 @@ def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algo
         return leaf.at[lanes].get(mode="clip")
 
     state = jax.tree.map(gather, begun.state)
-    part = second_round(batch.select(gather), state, lanes < batch.size, layout, config)
+    part = later_rounds(batch.select(gather), state, lanes < batch.size, layout, config)
     put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), begun.solution, part)
     return begun._replace(solution=put)
 
 
 def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
-    """Both rounds in one program, for a batch inside a user's own transformation."""
+    """All rounds in one program, for a batch inside a user's own transformation."""
     size, rest = batch.size, layout.rest
     begun = first_round(batch, layout, config)
     # Open lanes first, in their order; past them, an index out of range marks an empty place.

@@ -144,7 +144,7 @@ def _fit_chunk(
         problem = draw(scenario, form.design, roots, first + lanes.astype(jnp.uint32))
         problem = problem._replace(invalid=problem.invalid | (lanes >= count))  # an empty place keeps nobody waiting
         state, solution, open_ = irls.begin(problem, config)
-        solution = lax.cond(fresh, lambda: solution, lambda: irls.finish(problem, state, open_, config))
+        solution = lax.cond(fresh, lambda: solution, lambda: irls.complete(problem, state, open_, config))
         outcome = _outcome(solution)
         open_ = open_ & fresh
         place = jnp.where(open_, carry.tail + jnp.cumsum(open_, dtype=jnp.int32) - 1, size + tile)
