@@ -58,7 +58,8 @@ def orthonormalize(a: Array) -> Basis:
 def balanced(a: Array) -> tuple[Array, Array]:
     """The columns scaled to a largest entry in [½, 1) by powers of two, which changes no bit of them; the exponents."""
     exponent = jnp.frexp(folded(jnp.maximum, lambda i: jnp.abs(a[i]), a.shape[0]))[1]
-    return jnp.ldexp(a, -exponent[None]), exponent
+    # The barrier keeps XLA from scaling again for every use.
+    return lax.optimization_barrier(jnp.ldexp(a, -exponent[None])), exponent
 
 
 def combine(a: Array, b: Array) -> Array:

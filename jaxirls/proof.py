@@ -5,8 +5,10 @@ It is made at β however that was found, and every status follows from it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -17,7 +19,7 @@ from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
-from jaxirls.separation import ABSENT, moves_every_row, normalized, recession, row_cones
+from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -195,18 +197,25 @@ def existence(problem: Problem, open_: Array) -> Existence:
 
 
 def evident(problem: Problem, state: State) -> Existence:
-    """The lanes that are on their way to infinity and whose β is itself a direction of recession."""
+    """The lanes that are on their way to infinity along what is itself a direction of recession.
+
+    That is looked for in β and, where a few columns alone separate the data, in the largest parts of the next step.
+    """
     cones, nothing = _cones(problem), varying(unknown(problem), problem)
     if cones is None or problem.penalty is not None:
         return nothing
     away = (state.n_iter > 0) & ((state.code == RUNNING) | (state.code == ILL_CONDITIONED))
 
-    def along_beta() -> Existence:
-        cone = jnp.where(problem.present, cones, ABSENT)
-        separated = away & moves_every_row(problem.design.lanes(problem.lanes), cone, state.beta)
-        return nothing._replace(separated=separated, direction=normalized(jnp.where(separated[None], state.beta, 0.0)))
+    def ahead() -> Existence:
+        X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, cones, ABSENT)
+        part = jnp.abs(state.step) * jnp.abs(X).max(0)
+        largest = jnp.where(part > part.max(0, keepdims=True) / 2, state.step, 0.0)
+        by_beta, by_step = jax.vmap(partial(recedes_along, X, cone))(jnp.stack([state.beta, largest]))
+        separated = away & (by_beta | by_step)
+        direction = jnp.where(by_beta[None], state.beta, largest)
+        return nothing._replace(separated=separated, direction=normalized(jnp.where(separated[None], direction, 0.0)))
 
-    return lax.cond(away.any(), along_beta, lambda: nothing)
+    return lax.cond(away.any(), ahead, lambda: nothing)
 
 
 def unknown(problem: Problem) -> Existence:

@@ -190,7 +190,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     X = jnp.where(present[:, None], X, 0.0)
     X, exponent = balanced(X)
     sign = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype)
-    Q, M = _basis(X)
+    Q, M = lax.optimization_barrier(_basis(X))
     problem = _problem(X, Q, M, sign, flat, moving)
 
     def running(state: _State) -> Array:
@@ -222,8 +222,8 @@ def normalized(d: Array) -> Array:
     return jnp.where(size == largest[None], jnp.sign(d), d / jnp.where(largest > 0, largest, 1.0)[None])
 
 
-def moves_every_row(X: Array, cone: Array, d: Array) -> Array:
-    """Whether every row moves inside its cone along ``d (p, T)``, by more than rounding; ``(T,)``.
+def recedes_along(X: Array, cone: Array, d: Array) -> Array:
+    """Whether every row that ``d (p, T)`` touches moves inside its cone, by more than rounding, and one does; ``(T,)``.
 
     Then d is a direction of recession. Takes ``X (n, p, T)`` and ``cone (n, T)`` as ``recession`` does.
     """
@@ -232,9 +232,9 @@ def moves_every_row(X: Array, cone: Array, d: Array) -> Array:
 
     def margin(i: int | Array) -> Array:
         z = total(lambda k: X[i, k] * d[k], p)
-        slack = rounding * total(lambda k: jnp.abs(X[i, k]) * reach[k], p)
-        inside = jnp.where(cone[i] == FLAT, -jnp.inf, jnp.where(cone[i] == DOWN, -z, z) - slack)
-        return jnp.where(cone[i] == ABSENT, jnp.inf, inside)
+        size = total(lambda k: jnp.abs(X[i, k]) * reach[k], p)
+        inside = jnp.where(cone[i] == FLAT, -jnp.inf, jnp.where(cone[i] == DOWN, -z, z) - rounding * size)
+        return jnp.where((cone[i] == ABSENT) | (size == 0), jnp.inf, inside)
 
     least = folded(jnp.minimum, margin, n)
     return (least > 0) & jnp.isfinite(least)

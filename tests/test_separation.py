@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 import jaxirls as ji
 from jaxirls import links
-from jaxirls.separation import ABSENT, DOWN, FLAT, UP, detect_separation, moves_every_row, recession, row_cones
+from jaxirls.separation import ABSENT, DOWN, FLAT, UP, detect_separation, recedes_along, recession, row_cones
 
 N, DATASETS = 60, 250  # the most rows, and random datasets for each number of columns
 BINARY_LINKS = [links.Logit(), links.Probit(), links.Cauchy(), links.CLogLog(), links.LogLog()]
@@ -257,7 +257,10 @@ def test_a_lane_does_not_touch_its_neighbours(dtype):
         ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [0, 1], True),
         ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [0.9, 2], True),
         ([-2, -1, 1, 3], [DOWN, UP, DOWN, UP], [0, 1], False),
-        ([-2, 0, 1, 3], [DOWN, DOWN, UP, UP], [0, 1], False),  # one stands still: no proof, separated or not
+        ([-2, 0, 1, 3], [DOWN, DOWN, UP, UP], [0, 1], True),  # one is not touched
+        ([-2, 0, 1, 3], [DOWN, FLAT, UP, UP], [0, 1], True),
+        ([0, 0, 0, 0], [DOWN, DOWN, UP, UP], [0, 1], False),
+        ([-2, -1, 1, 3], [DOWN, DOWN, UP, UP], [1, 1], False),  # one is touched and stands still: no proof
         ([-2, -1, 1, 3], [DOWN, FLAT, UP, UP], [0, 1], False),
         ([-2, np.nan, 1, 3], [DOWN, ABSENT, UP, UP], [0, 1], True),
         ([-2, -1, 1, 3], [ABSENT] * 4, [0, 1], False),
@@ -267,9 +270,9 @@ def test_a_lane_does_not_touch_its_neighbours(dtype):
         ([1e8 - 2, 1e8 - 1, 1e8 + 1, 1e8 + 3e-8], [DOWN, DOWN, UP, UP], [-1e8, 1], False),  # two roundings away
     ],
 )
-def test_a_direction_is_a_proof_where_it_moves_every_row_by_more_than_rounding(x, cone, d, expected):
+def test_a_direction_is_a_proof_where_it_moves_what_it_touches_by_more_than_rounding(x, cone, d, expected):
     X = jnp.asarray(np.stack([np.ones(4), x], -1)[..., None])
-    assert bool(moves_every_row(X, jnp.asarray(cone)[:, None], jnp.asarray(d, float)[:, None])[0]) == expected
+    assert bool(recedes_along(X, jnp.asarray(cone)[:, None], jnp.asarray(d, float)[:, None])[0]) == expected
 
 
 def test_a_fit_that_separates_its_own_data_is_not_finished_anew(monkeypatch):
@@ -283,6 +286,16 @@ def test_a_fit_that_separates_its_own_data_is_not_finished_anew(monkeypatch):
     assert (fit.status == ji.Status.SEPARATED).all()
     np.testing.assert_array_equal(np.abs(fit.direction).max(-1), 1)
     assert ((2 * y - 1) * np.einsum("bnp,bp->bn", X, fit.direction) > 0).all()
+
+
+def test_a_column_that_separates_the_data_alone_is_seen_without_finishing_anew(monkeypatch):
+    rng = np.random.default_rng(4)
+    X = np.stack([np.ones((64, 60)), 1e3 * rng.normal(size=(64, 60)), rng.integers(0, 2, size=(64, 60))], -1)
+    y = np.where(X[..., 2] == 1, 1.0, rng.integers(0, 2, size=(64, 60)))
+    monkeypatch.setattr("jaxirls.engine.dispatch._second_chunk", None)
+    fit = ji.fit(X, y, ji.Binomial())
+    assert (fit.status == ji.Status.SEPARATED).all()
+    np.testing.assert_array_equal(fit.direction, np.tile([0, 0, 1], (64, 1)))
 
 
 def test_too_few_pivots_leave_lanes_undecided():

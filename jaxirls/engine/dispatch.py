@@ -29,7 +29,7 @@ CHUNK_BYTES = 2**23
 CHUNKS_PER_CORE = 2
 # Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
 REST_TILES = 8
-REST_BYTES = 2**19
+REST_BYTES = 2**21
 
 # Options of XLA for programs of this package's own. Where the processor has vectors of 512 bits, use them: LLVM prefers
 # 256, which measures slower here.
