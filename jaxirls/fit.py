@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.data import Data, batch_shape, core_ranks
 from jaxirls.dispersion import ScaleRule, is_estimated
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
-from jaxirls.engine.batch import Batch
+from jaxirls.engine.batch import Batch, BatchLast
 from jaxirls.families import NOT_STORED, Family
 from jaxirls.implicit import tangents
 from jaxirls.overdispersion import fit_with_alpha, is_open
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
 from jaxirls.trees import varying
+from jaxirls.vmapped import UNMAPPED, with_vmap_rule
 
 __all__ = ["fit"]
 
@@ -139,14 +139,19 @@ def _check_config(config: Algorithm, penalty: Penalty | None, fallback: Penalty 
             )
 
 
-def _solve(config: Algorithm, data: Data) -> Outcome:
-    """The fits of all datasets; where something is traced, with its rules for ``vmap`` and derivatives."""
-    return _broadcast_and_fit(config, data) if is_concrete(data) else _solve_traced(config, data)
+def _solve(config: Algorithm, data: Data, last: bool = False) -> Outcome:
+    """The fits of all datasets; where something is traced, with its rules for ``vmap`` and derivatives.
+
+    Leading axes are batch axes; or, if ``last``, one axis behind the others, of length one where it is shared.
+    """
+    return (_fit_all if is_concrete(data) else _fit_traced)(config, last, data)
 
 
-def _broadcast_and_fit(config: Algorithm, data: Data) -> Outcome:
+def _fit_all(config: Algorithm, last: bool, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     data = varying(data)
+    if last:
+        return fit_with_fallback(as_batch_last(data), config)
     ranks = core_ranks(data)
     lead = batch_shape(data)
     size = math.prod(lead)
@@ -163,34 +168,46 @@ def _broadcast_and_fit(config: Algorithm, data: Data) -> Outcome:
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve_traced(config: Algorithm, data: Data) -> Outcome:
-    @custom_vmap
-    def solve(data: Data) -> Outcome:
-        return _broadcast_and_fit(config, data)
-
-    @solve.def_vmap
-    def batched(axis_size: int, in_batched: list[Data], data: Data) -> tuple[Outcome, Outcome]:
-        """``vmap`` is one more leading axis."""
-        ranks = core_ranks(data)
-        depth = max(_map_leaves(lambda leaf, rank, mapped: leaf.ndim - rank - mapped, data, ranks, in_batched[0]))
-
-        def aligned(leaf: Array, rank: int, mapped: bool) -> Array:
-            if not mapped:
-                return leaf
-            fill = (1,) * (depth - (leaf.ndim - rank - 1))
-            return leaf.reshape(leaf.shape[0], *fill, *leaf.shape[1:])
-
-        outcome = _solve(config, jax.tree.map(aligned, data, ranks, in_batched[0]))
-        return outcome, jax.tree.map(lambda _: True, outcome)
-
-    return solve(data)
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _fit_traced(config: Algorithm, last: bool, data: Data) -> Outcome:
+    return with_vmap_rule(partial(_fit_all, config, last), partial(_fit_mapped, config, last))(data)
 
 
-@_solve_traced.defjvp
-def _solve_jvp(config: Algorithm, primals: tuple[Data], moved: tuple[Data]) -> tuple[Outcome, Outcome]:
-    outcome = _solve(config, *primals)
-    return outcome, tangents(outcome, *primals, *moved)
+@_fit_traced.defjvp
+def _fit_jvp(config: Algorithm, last: bool, primals: tuple[Data], moved: tuple[Data]) -> tuple[Outcome, Outcome]:
+    outcome = _solve(config, *primals, last)
+    first = partial(jax.tree.map, partial(jnp.moveaxis, source=-1, destination=0) if last else lambda leaf: leaf)
+    return outcome, tangents(outcome, *map(first, (*primals, *moved)))
+
+
+def _fit_mapped(config: Algorithm, last: bool, axes: Data, data: Data) -> Outcome:
+    """``vmap`` is one more leading axis; or, where X has that axis last and no other, the one that stays behind."""
+    ranks = core_ranks(data)
+
+    def leads(leaf: Array, rank: int, axis: int) -> int:
+        """How many batch axes a leaf has besides the mapped one."""
+        return leaf.ndim - rank - (axis != UNMAPPED)
+
+    if not last and axes.X == 2 and not any(_map_leaves(leads, data, ranks, axes)):
+
+        def behind(leaf: Array, axis: int) -> Array:
+            return leaf[..., None] if axis == UNMAPPED else jnp.moveaxis(leaf, axis, -1)
+
+        return _solve(config, jax.tree.map(behind, data, axes), last=True)
+
+    def leading(leaf: Array, axis: int) -> Array:
+        own = axis != UNMAPPED
+        leaf = jnp.moveaxis(leaf, axis, 0) if own else leaf
+        return jnp.moveaxis(leaf, -1, int(own)) if last else leaf
+
+    data = jax.tree.map(leading, data, axes)
+    depth = max(_map_leaves(leads, data, ranks, axes))
+
+    def aligned(leaf: Array, rank: int, axis: int) -> Array:
+        fill = (1,) * (depth - leads(leaf, rank, axis))
+        return leaf if axis == UNMAPPED else leaf.reshape(leaf.shape[0], *fill, *leaf.shape[1:])
+
+    return _solve(config, jax.tree.map(aligned, data, ranks, axes))
 
 
 def _replaced(family: Family, parameters: dict[str, Any]) -> Family:
@@ -206,6 +223,12 @@ def as_batch(data: Data) -> Batch:
     """The batch of arguments that have one leading axis each."""
     family = jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim == 1 else leaf, data.family)
     return Batch(*data._replace(family=family))
+
+
+def as_batch_last(data: Data) -> BatchLast:
+    """The batch of arguments that have one axis each behind the others."""
+    family = jax.tree.map(lambda leaf: leaf[None] if leaf.ndim == 1 else leaf, data.family)
+    return BatchLast(*data._replace(family=family))
 
 
 def _map_leaves(function: Any, *trees: Any) -> list[Any]:

@@ -153,6 +153,57 @@ def test_a_mapped_fit_is_one_batch_of_the_engine(mapped):
         assert lengths.count(B) == (len(shared) - 1 if mapped == "all" else 1)
 
 
+def everything():
+    """Arguments that all differ between datasets, datasets first."""
+    X, y = case()
+    rng = np.random.default_rng(9)
+    rows = {name: jnp.asarray(rng.uniform(0.5, 1, size=(B, N))) for name in ("offset", "freq_weights", "var_weights")}
+    options = {name: jnp.asarray(rng.uniform(0.2, 0.4, size=B)) for name in ("scale", "alpha", "strength")}
+    return {"X": X, "y": y, **rows, **options, "start": jnp.zeros((B, P))}
+
+
+def negative_binomial(data):
+    others = {name: value for name, value in data.items() if name not in ("alpha", "strength")}
+    return ji.fit(**others, family=ji.NegativeBinomial(data["alpha"]), penalty=ji.Ridge(data["strength"])).params
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("first", [(), ("y", "start"), ("X",)])
+def test_datasets_may_come_last(first, compiled):
+    """Whatever else comes first: the numbers and the derivatives are those of leading axes."""
+    data = everything()
+    axes = {name: 0 if name in first else -1 for name in data}
+    moved = {name: jnp.moveaxis(a, 0, axes[name]) for name, a in data.items()}
+    gradient = jax.grad(lambda data: jnp.sin(negative_binomial(data)).sum())
+    fitted, differentiated = (jax.vmap(function, in_axes=(axes,)) for function in (negative_binomial, gradient))
+    if compiled:
+        fitted, differentiated = jax.jit(fitted), jax.jit(differentiated)
+    np.testing.assert_allclose(fitted(moved), negative_binomial(data), **CLOSE)
+    expected = gradient(data)
+    for name, value in differentiated(moved).items():
+        np.testing.assert_allclose(value, expected[name], **CLOSE)
+
+
+@pytest.mark.parametrize(("inner", "outer"), [((-1, -1), (0, 0)), ((-1, -1), (-1, -1)), ((0, -1), (-1, 0))])
+def test_axes_may_be_mapped_one_within_the_other(inner, outer):
+    X, y = case()
+    expected = params(X, y)
+    X, y = jnp.stack([X, X[::-1]]), jnp.stack([y, y[::-1]])  # (2, B, N, P), (2, B, N)
+    X, y = (
+        jnp.moveaxis(jax.vmap(lambda one, i=i: jnp.moveaxis(one, 0, i))(a), 0, o)
+        for a, i, o in zip((X, y), inner, outer, strict=True)
+    )
+    found = jax.vmap(jax.vmap(params, in_axes=inner), in_axes=outer)(X, y)
+    np.testing.assert_allclose(found, jnp.stack([expected, expected[::-1]]), **CLOSE)
+
+
+def test_datasets_that_come_last_are_not_moved():
+    X, y = (jnp.moveaxis(a, 0, -1) for a in case())
+    program = jax.jit(jax.vmap(params, in_axes=-1)).lower(X, y).compile().as_text()
+    assert f"[{N},{P},{B}]" in program
+    assert f"[{B},{N},{P}]" not in program
+
+
 def test_fits_survive_files_and_carries(tmp_path):
     X, y = case()
     fit = ji.fit(X, y, ji.Binomial(trials=y.max(-1, keepdims=True)), penalty=ji.Ridge(jnp.arange(1.0, B + 1)))

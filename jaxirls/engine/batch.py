@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls.designs import (
@@ -82,14 +83,33 @@ class Batch(NamedTuple):
         return max(leaf.shape[0] for leaf in jax.tree.leaves(self))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """n and p."""
+        _, n, p = self.x.shape
+        return n, p
+
+    @property
     def bytes(self) -> int:
         """Of what one dataset has to itself."""
         own = (leaf for leaf in jax.tree.leaves(self) if leaf.shape[0] > 1)
         return max(1, sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in own))
 
-    def select(self, pick: Callable[[Array], Array]) -> Batch:
-        """The batch with ``pick`` applied to every leaf that differs between datasets."""
-        return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
+    @property
+    def has_one_design(self) -> bool:
+        """Whether many datasets share X."""
+        return self.x.shape[0] == 1 and self.size > 1
+
+    def first(self) -> Batch:
+        """The batch with its axis in front."""
+        return self
+
+    def part(self, start: int, count: int) -> Batch:
+        """Datasets one after the other."""
+        return self.select(lambda leaf: leaf[start : start + count])
+
+    def take(self, numbers: Array | np.ndarray) -> Batch:
+        """Some datasets, the batch axis in front."""
+        return self.select(lambda leaf: leaf[numbers])
 
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         """The T datasets from ``start`` on, lanes last; moved ``strip`` at a time, where that is given."""
@@ -102,6 +122,49 @@ class Batch(NamedTuple):
             return lanes_last_by_strips(leaf, start, lanes, strip)
 
         return jax.tree.map(moved, self)
+
+    def select(self, pick: Callable[[Array], Array]) -> Batch:
+        """The batch with ``pick`` applied to every leaf that differs between datasets."""
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else pick(leaf), self)
+
+
+class BatchLast(Batch):
+    """The same with the batch axis last, as it is in a tile: leaves ``(..., B | 1)``."""
+
+    @property
+    def size(self) -> int:
+        return self.first().size
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.first().shape
+
+    @property
+    def bytes(self) -> int:
+        return self.first().bytes
+
+    @property
+    def has_one_design(self) -> bool:
+        return self.first().has_one_design
+
+    def first(self) -> Batch:
+        return Batch(*jax.tree.map(lambda leaf: leaf.transpose(leaf.ndim - 1, *range(leaf.ndim - 1)), tuple(self)))
+
+    def part(self, start: int, count: int) -> Batch:
+        return self.select(lambda leaf: leaf[..., start : start + count])
+
+    def take(self, numbers: Array | np.ndarray) -> Batch:
+        return BatchLast(*self.select(lambda leaf: leaf[..., numbers])).first()
+
+    def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
+        def cut(leaf: Array) -> Array:
+            own = leaf if leaf.shape[-1] == 1 else lax.dynamic_slice_in_dim(leaf, start, lanes, -1)
+            return in_memory(own)
+
+        return Batch(*jax.tree.map(cut, tuple(self)))
+
+    def select(self, pick: Callable[[Array], Array]) -> Batch:
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == 1 else pick(leaf), self)
 
 
 class Plan(NamedTuple):
@@ -128,8 +191,8 @@ def device(batch: Batch) -> jax.Device:
 
 
 def _plan_cpu(batch: Batch) -> Plan:
-    _, n, p = batch.x.shape
-    many, shared = n * p > LANES_ELEMENTS, _has_one_design(batch)
+    n, p = batch.shape
+    many, shared = n * p > LANES_ELEMENTS, batch.has_one_design
     if not folds_loops():
         if p > LANES_COLUMNS or many:
             return Plan(Dense, 1, 1, STRIP)
@@ -153,11 +216,11 @@ def folds_loops() -> bool:
 
 
 def _plan_gpu(batch: Batch) -> Plan:
-    _, n, p = batch.x.shape
+    n, p = batch.shape
     design: type[Design] = InOneKernel if ONE_KERNEL and runs_kernels(device(batch)) else LanesByBlock
     if p > LANES_COLUMNS or n > GPU_ROWS:
         design = Dense
-    elif _has_one_design(batch):
+    elif batch.has_one_design:
         design = Shared
     room = max(1, GPU_BYTES // batch.bytes)
     most = min(GPU_TILE, 1 << (room.bit_length() - 1))
@@ -176,10 +239,6 @@ def runs_kernels(device: jax.Device) -> bool:
     return jax.__version_info__ >= (0, 11) and float(capability) >= 9
 
 
-def _has_one_design(batch: Batch) -> bool:
-    return batch.x.shape[0] == 1 and batch.size > 1
-
-
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     """Lay out T datasets, lanes last, with rows of weight zero emptied and invalid datasets marked."""
     invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
@@ -193,8 +252,12 @@ def lanes_last(leaf: Array) -> Array:
 
     As one long axis, behind the barrier, the leaf has one order only; and a program of these two can be exported.
     """
-    moved = jnp.moveaxis(leaf, 0, -1)
-    return lax.optimization_barrier(moved.reshape(-1)).reshape(moved.shape)
+    return in_memory(jnp.moveaxis(leaf, 0, -1))
+
+
+def in_memory(leaf: Array) -> Array:
+    """The leaf in the order of its axes, once and for all."""
+    return lax.optimization_barrier(leaf.reshape(-1)).reshape(leaf.shape)
 
 
 def lanes_last_by_strips(leaf: Array, start: Array | int, lanes: int, strip: int) -> Array:

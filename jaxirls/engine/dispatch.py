@@ -86,7 +86,7 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
     starts = [min(start, size - chunk) for start in range(0, size, chunk)]
 
     def begin(start: int) -> Round:
-        part = batch.select(lambda leaf: leaf[start : start + chunk])
+        part = batch.part(start, chunk)
         return _first_chunk(part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
@@ -119,7 +119,7 @@ def _later_on_cores(
     def work(start: int) -> Any:
         count = min(share, lanes.size - start)
         filled = start + np.resize(np.arange(count), room)
-        part = batch.select(lambda leaf: leaf[lanes[filled]])
+        part = batch.take(lanes[filled])
         done = program(part, _some(state, filled), np.arange(room) < count, layout, config)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], done)
 
@@ -155,7 +155,7 @@ def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], home: jax.
 
 def _signature(batch: Batch) -> Hashable:
     """What the program of a batch depends on, its size aside."""
-    shapes = tuple((leaf.shape[0] > 1, leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch))
+    shapes = tuple((leaf.shape[0] > 1, leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch.first()))
     return jax.tree.structure(batch), shapes, jnp.zeros(()).dtype
 
 

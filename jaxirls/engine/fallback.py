@@ -71,7 +71,7 @@ def _refit_concrete(batch: Batch, first: Solution, flagged: Array, layout: Plan,
     # A power of two of tiles, so that few sizes are ever compiled.
     tiles = -(-lanes.size // layout.tile)
     places = np.resize(lanes, layout.tile << (tiles - 1).bit_length())
-    second = fit_planned(batch.select(lambda leaf: leaf[places]), layout, config)
+    second = fit_planned(batch.take(places), layout, config)
     return jax.tree.map(lambda whole, new: whole.at[lanes].set(new[: lanes.size]), first, second)
 
 
@@ -85,7 +85,7 @@ def _refit_traced(batch: Batch, first: Solution, flagged: Array, layout: Plan, c
         i, solution = carry
         lanes = lax.dynamic_slice_in_dim(order, i * tile, tile)
         source = jnp.where(lanes < size, lanes, order[count - 1])
-        part = fit_planned(batch.select(lambda leaf: leaf[source]), layout, config)
+        part = fit_planned(batch.take(source), layout, config)
         put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), solution, part)
         return i + 1, put
 

@@ -119,7 +119,7 @@ def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algo
         return leaf.at[lanes].get(mode="clip")
 
     state = jax.tree.map(gather, begun.state)
-    part = later_rounds(batch.select(gather), state, lanes < batch.size, layout, config)
+    part = later_rounds(batch.take(jnp.minimum(lanes, batch.size - 1)), state, lanes < batch.size, layout, config)
     put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), begun.solution, part)
     return begun._replace(solution=put)
 
@@ -146,6 +146,7 @@ def padded(batch: Batch, size: int) -> Batch:
     extra = size - batch.size
     if extra == 0:
         return batch
+    batch = batch.first()
     if batch.size == 1:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape[1:])), batch)
     return batch.select(lambda leaf: jnp.pad(leaf, ((0, extra),) + ((0, 0),) * (leaf.ndim - 1), mode="edge"))
