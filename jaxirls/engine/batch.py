@@ -78,26 +78,30 @@ class Batch(NamedTuple):
     fallback: Penalty | None = None  # leaves (B | 1, p | 1)
 
     @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of every leaf, X first, as with the batch axis in front."""
+        return [leaf.shape for leaf in jax.tree.leaves(self)]
+
+    @property
     def size(self) -> int:
         """B."""
-        return max(leaf.shape[0] for leaf in jax.tree.leaves(self))
+        return max(shape[0] for shape in self.shapes)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """n and p."""
-        _, n, p = self.x.shape
-        return n, p
-
-    @property
-    def bytes(self) -> int:
-        """Of what one dataset has to itself."""
-        own = (leaf for leaf in jax.tree.leaves(self) if leaf.shape[0] > 1)
-        return max(1, sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in own))
+    def shape(self) -> tuple[int, ...]:
+        """Of X: n and p."""
+        return self.shapes[0][1:]
 
     @property
     def has_one_design(self) -> bool:
         """Whether many datasets share X."""
-        return self.x.shape[0] == 1 and self.size > 1
+        return self.shapes[0][0] == 1 and self.size > 1
+
+    @property
+    def bytes(self) -> int:
+        """Of what one dataset has to itself."""
+        own = sum(math.prod(shape[1:]) for shape in self.shapes if shape[0] > 1)
+        return max(1, own * self.x.dtype.itemsize)
 
     def first(self) -> Batch:
         """The batch with its axis in front."""
@@ -132,20 +136,8 @@ class BatchLast(Batch):
     """The same with the batch axis last, as it is in a tile: leaves ``(..., B | 1)``."""
 
     @property
-    def size(self) -> int:
-        return self.first().size
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.first().shape
-
-    @property
-    def bytes(self) -> int:
-        return self.first().bytes
-
-    @property
-    def has_one_design(self) -> bool:
-        return self.first().has_one_design
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [(leaf.shape[-1], *leaf.shape[:-1]) for leaf in jax.tree.leaves(self)]
 
     def first(self) -> Batch:
         return Batch(*jax.tree.map(lambda leaf: leaf.transpose(leaf.ndim - 1, *range(leaf.ndim - 1)), tuple(self)))

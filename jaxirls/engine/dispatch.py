@@ -155,8 +155,8 @@ def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], home: jax.
 
 def _signature(batch: Batch) -> Hashable:
     """What the program of a batch depends on, its size aside."""
-    shapes = tuple((leaf.shape[0] > 1, leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch.first()))
-    return jax.tree.structure(batch), shapes, jnp.zeros(()).dtype
+    shapes = tuple((shape[0] > 1, shape[1:]) for shape in batch.shapes)
+    return jax.tree.structure(batch), shapes, batch.x.dtype, jnp.zeros(()).dtype
 
 
 def _joined(parts: list[Any], twice: int) -> Any:
