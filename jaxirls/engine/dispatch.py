@@ -25,7 +25,7 @@ from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined,
 from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
-CHUNK_BYTES = 2**23
+CHUNK_BYTES = 2**25
 CHUNKS_PER_CORE = 2
 # Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
 REST_TILES = 8
