@@ -48,10 +48,16 @@ def _batch(leaves: Any, axes: Any, *, traced: ClosedJaxpr, batched: Callable) ->
     return results, [0] * len(results)
 
 
-_call = Primitive("with_vmap_rule")
-_call.multiple_results = True
+class _Call(Primitive):
+    multiple_results = True
+
+    def to_lojax(self, *leaves: Array, **params: Any) -> list[Array]:
+        """What a JAX asks for that lowers in two steps."""
+        return _run(*leaves, **params)
+
+
+_call = _Call("with_vmap_rule")
 _call.def_impl(_run)
-_call.to_lojax = _run  # for a JAX that lowers primitives twice
 _call.def_abstract_eval(lambda *_, traced, batched: traced.out_avals)
 batching.primitive_batchers[_call] = _batch
 mlir.register_lowering(_call, mlir.lower_fun(_run, multiple_results=True))
