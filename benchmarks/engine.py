@@ -28,7 +28,7 @@ from benchmarks.cases import CASES, Data
 from jaxirls import links
 from jaxirls.config import IRLS
 from jaxirls.designs import WIDTH, Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
-from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, Batch, Plan, plan
+from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, STRIP, Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_planned
 
 TURNS = 5
@@ -130,7 +130,7 @@ def _name(layout: Plan) -> str:
 
 
 def _fit(data: Batch, layout: Plan) -> Callable[[], object]:
-    return lambda: fit_planned(data, layout, IRLS()).params
+    return lambda: fit_planned(data, layout._replace(strip=STRIP), IRLS()).params
 
 
 def families() -> None:

@@ -2,7 +2,7 @@ r"""From a batch to its fits: tile by tile, then once more over the lanes that n
 
 First every tile makes the passes that a well-posed dataset needs. The lanes that are then open (slow, separated, stuck)
 are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours. What
-then asks for QR makes a third round: few datasets do, and it takes longer to compile than the others together.
+then asks for QR makes a third round: few datasets do, and it takes as long to compile as either of the others.
 """
 
 from __future__ import annotations
