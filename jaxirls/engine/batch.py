@@ -188,7 +188,7 @@ def _plan_cpu(batch: Batch) -> Plan:
     if not folds_loops():
         if p > LANES_COLUMNS or many:
             return Plan(Dense, 1, 1, STRIP)
-        return Plan(Shared, SHARED_TILE, SHARED_TILE, STRIP) if shared else Plan(Lanes, LANES_TILE, LANES_TILE)
+        return Plan(Shared, SHARED_TILE, SHARED_TILE, STRIP) if shared else Plan(Lanes, LANES_TILE, LANES_TILE, STRIP)
     if p > ROWS_COLUMNS:
         return Plan(Dense, 1, 1, STRIP)
     if many:

@@ -37,13 +37,11 @@ class Round(NamedTuple):
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile."""
 
-    def begin(tile: Batch) -> Round:
-        return Round(*ALGORITHMS[type(config)].begin(problem(tile, layout.design, layout.tile), config))
+    def begin(start: Array) -> Round:
+        laid = problem(batch.tile(start, layout.tile, layout.strip), layout.design, layout.tile)
+        return Round(*ALGORITHMS[type(config)].begin(laid, config))
 
-    def tile(start: Array) -> Batch:
-        return batch.tile(start, layout.tile, layout.strip)
-
-    return _over_tiles(tile, begin, batch.size, layout.tile)
+    return _over_tiles(begin, varying(jnp.int32(0), batch), batch.size, layout.tile)
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
@@ -81,35 +79,26 @@ def _later_round(
         return work(laid, jax.tree.map(_lanes_last, own), open_, config)
 
     filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
-    return _over_tiles(lambda start: varying(start, batch, state), finish, real.shape[0], rest, filled)
+    return _over_tiles(finish, varying(jnp.int32(0), batch, state), real.shape[0], rest, filled)
 
 
 def _over_tiles(
-    load: Callable[[Array], Any], work: Callable[[Any], Any], size: int, tile: int, count: int | Array | None = None
+    work: Callable[[Array], Any], first: Array, size: int, tile: int, count: int | Array | None = None
 ) -> Any:
-    """``work`` on every tile, or the first ``count``, results batch first.
+    """``work`` on every tile, or the first ``count``, given its first dataset's number; results batch first."""
 
-    What ``load`` makes of the number of a tile's first dataset, ``work`` is given, one turn later: the loop's carry is
-    memory, so that a change of layout is made once, not again inside every pass that reads it.
-    """
-
-    def start_of(i: Array) -> Array:
+    def step(i: Array, store: Any) -> Any:
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        return jnp.minimum(i * tile, size - tile)
-
-    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        loaded, store = carry
-        done = jax.tree.map(_batch_first, work(loaded))
+        start = jnp.minimum(first + i * tile, size - tile)
+        done = jax.tree.map(_batch_first, work(start))
         put = lax.dynamic_update_slice_in_dim
-        store = jax.tree.map(lambda whole, part: put(whole, part, start_of(i), 0), store, done)
-        return load(start_of(i + 1)), store
+        return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, done)
 
     work = jax.jit(work)  # traced once, for the shapes and for the loop
-    first = load(jnp.int32(0))
     shapes = jax.eval_shape(work, first)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    return lax.fori_loop(jnp.int32(0), last, step, varying((first, store)))[1]
+    return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
