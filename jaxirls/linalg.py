@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from jaxirls.folds import UNROLL
 from jaxirls.trees import varying
 
-UNROLL = 8
 WIDE = 64
 
 

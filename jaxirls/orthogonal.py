@@ -7,15 +7,12 @@ whatever the units of the columns.
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.linalg import UNROLL
+from jaxirls.folds import folded, total
 from jaxirls.trees import varying
 
 
@@ -75,15 +72,3 @@ def project(a: Array, b: Array) -> Array:
 def length(x: Array) -> Array:
     """Euclidean length over the first axis."""
     return jnp.sqrt(total(lambda i: jnp.square(x[i]), x.shape[0]))
-
-
-def total(term: Callable[[int | Array], Array], count: int) -> Array:
-    """Σ term(k) in the order of k: a reduction may choose another order for another number of lanes."""
-    return folded(operator.add, term, count)
-
-
-def folded(both: Callable[[Any, Any], Any], term: Callable[[int | Array], Any], count: int) -> Any:
-    """``both`` of all terms in their order, row after row: elementwise over lanes, as no reduction on a CPU is."""
-    if count <= UNROLL:
-        return functools.reduce(both, map(term, range(count)))
-    return lax.fori_loop(1, count, lambda k, so_far: both(so_far, term(k)), varying(term(0)))

@@ -17,6 +17,7 @@ from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method
+from jaxirls.folds import folded
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones
@@ -131,7 +132,7 @@ def _deviance(problem: Problem, beta: Array, equations: Equations) -> Array:
     if saturated is None:
         return total
     twice = 2 * (total + equations.log_excess)
-    certain = (saturated | ~problem.present).all(0)
+    certain = problem.design.fold(jnp.logical_and, saturated | ~problem.present, problem.lanes)
 
     def row(data: tuple[Array, Rows]) -> Array:
         eta, rows = data
@@ -174,7 +175,7 @@ def room_left(problem: Problem, beta: Array) -> Array:
     """The smallest room that a predictor has to the edge of the domain, (T,); zero outside."""
     family, eta = problem.rows.family, problem.predict(beta)
     distance = jnp.where(family.valid_predictor(eta), room(family, eta), 0.0)
-    return jnp.where(problem.present, distance, jnp.inf).min(0)
+    return problem.design.fold(jnp.minimum, jnp.where(problem.present, distance, jnp.inf), problem.lanes)
 
 
 class Existence(NamedTuple):
@@ -208,7 +209,7 @@ def evident(problem: Problem, state: State) -> Existence:
 
     def ahead() -> Existence:
         X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, cones, ABSENT)
-        part = jnp.abs(state.step) * jnp.abs(X).max(0)
+        part = jnp.abs(state.step) * folded(jnp.maximum, lambda i: jnp.abs(X[i]), X.shape[0])
         largest = jnp.where(part > part.max(0, keepdims=True) / 2, state.step, 0.0)
         by_beta, by_step = jax.vmap(partial(recedes_along, X, cone))(jnp.stack([state.beta, largest]))
         separated = away & (by_beta | by_step)

@@ -46,7 +46,8 @@ from jax.typing import ArrayLike
 
 from jaxirls import linalg
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
-from jaxirls.orthogonal import balanced, combine, folded, length, orthonormalize, project, total
+from jaxirls.folds import UNROLL, folded, total
+from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.trees import varying
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
@@ -278,7 +279,7 @@ def _basis(X: Array) -> tuple[Array, Array]:
     Of the former Q'Q is I up to ``_skew``. It saves half the time of few columns, and none of many.
     """
     n, p, lanes = X.shape
-    if p > linalg.UNROLL:
+    if p > UNROLL:
         basis = orthonormalize(X)
         return basis.q, basis.m
     factor = linalg.factorize(total(lambda i: X[i][:, None] * X[i][None], n))

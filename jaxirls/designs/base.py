@@ -68,7 +68,11 @@ class Design(Protocol):
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         """Σᵢ of an elementwise term of the row data, (T,)."""
-        return row_sum(term(rows), self.n, count)
+        return self.fold(jnp.add, term(rows), count)
+
+    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+        """``pair`` of what every row has, (n, T), (n, 1) or (1, T); (T,)."""
+        return pair.reduce(jnp.broadcast_to(values, (self.n, count)), axis=0)
 
 
 def repeated(x: Array, count: int) -> Array:
@@ -97,12 +101,8 @@ def factors(dtype: jnp.dtype) -> int:
     return jnp.finfo(dtype).maxexp // 4
 
 
-def row_sum(term: Array, n: int, count: int) -> Array:
-    return jnp.broadcast_to(term, (n, count)).sum(0)
-
-
 def reduced(terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:
-    sums = tuple(row_sum(s, s.shape[0], lanes) for s in terms.sums)
+    sums = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).sum(0) for s in terms.sums)
     minima = tuple(jnp.broadcast_to(s, (s.shape[0], lanes)).min(0) for s in terms.minima)
     return sums, minima, log_excess_of(terms.excess)
 

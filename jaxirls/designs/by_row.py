@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, repeated, some_rows
 from jaxirls.designs.lanes import Lanes, combine
+from jaxirls.folds import folded
 from jaxirls.trees import pytree, varying
 
 # Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X has more
@@ -44,6 +45,10 @@ class LanesByRow(Lanes):
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         return _sums(self.running(beta, rows, kernel))
+
+    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+        values = jnp.broadcast_to(values, (self.n, count))
+        return folded(pair, lambda i: values[i], self.n)
 
     def running(self, beta: Array, rows: Rows, kernel: Kernel) -> _Running:
         """The sums of all rows, as they are kept from row to row."""
@@ -168,6 +173,13 @@ class Folded(Design):
     def pull(self, residual: Array) -> Array:
         folded = Lanes(self.x).pull(self._folded(residual))
         return self._total(folded, jnp.add) + Lanes(self.rest).pull(self._left(residual))
+
+    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+        values = jnp.broadcast_to(values, (self.n, count))
+        whole = self._folded(values)
+        total = self._total(folded(pair, lambda i: whole[i], whole.shape[0]), pair)
+        left = self._left(values)
+        return pair(total, folded(pair, lambda i: left[i], left.shape[0])) if left.shape[0] else total
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         spread = self._spread(beta)

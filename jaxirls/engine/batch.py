@@ -151,7 +151,8 @@ class BatchLast(Batch):
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         def cut(leaf: Array) -> Array:
             own = leaf if leaf.shape[-1] == 1 else lax.dynamic_slice_in_dim(leaf, start, lanes, -1)
-            return in_memory(own)
+            # A loop that does more than copy is compiled to vectors, which wait for memory many at a time.
+            return lax.optimization_barrier(jnp.where(jnp.isnan(own), jnp.nan, own))
 
         return Batch(*jax.tree.map(cut, tuple(self)))
 
@@ -233,10 +234,11 @@ def runs_kernels(device: jax.Device) -> bool:
 
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     """Lay out T datasets, lanes last, with rows of weight zero emptied and invalid datasets marked."""
-    invalid = jnp.broadcast_to(_invalid(tile), (lanes,))
-    tile = _emptied(tile)
-    rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
-    return Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, invalid)
+    harmless = _emptied(tile)
+    laid = design.of(harmless.x, lanes)
+    rows = Rows(harmless.y, harmless.offset, tile.freq_weights, tile.var_weights, tile.family)
+    valid = laid.fold(jnp.logical_and, _valid_rows(tile), lanes) & _valid_options(tile)
+    return Problem(laid, rows, tile.penalty, tile.start, tile.scale, ~valid)
 
 
 def lanes_last(leaf: Array) -> Array:
@@ -282,20 +284,31 @@ def _finite_rows(tile: Batch) -> Array:
     return jnp.isfinite(tile.x).all(1)
 
 
-def _invalid(tile: Batch) -> Array:
-    """Whether a dataset holds, in a row of positive weight or in its options, a value that cannot be fitted."""
-    row = ~_finite_rows(tile) | ~tile.family.valid_response(tile.y)
+def _valid_rows(tile: Batch) -> Array:
+    """Which rows a dataset may hold, (n, T | 1): their weights can be used and, unless these are zero, the others too."""
+    valid = _finite_rows(tile) & tile.family.valid_response(tile.y)
     if tile.offset is not None:
-        row = row | ~jnp.isfinite(tile.offset)
+        valid = valid & jnp.isfinite(tile.offset)
     weight = combined(tile.freq_weights, tile.var_weights)
     if weight is not None:
-        row = row & (weight != 0)
-    bad = row.any(0)
-    for nonnegative in (tile.freq_weights, tile.var_weights, *jax.tree.leaves(tile.penalty)):
-        if nonnegative is not None:
-            bad = bad | ~(jnp.isfinite(nonnegative) & (nonnegative >= 0)).all(0)
+        valid = valid | (weight == 0)
+    for weights in (tile.freq_weights, tile.var_weights):
+        if weights is not None:
+            valid = valid & _nonnegative(weights)
+    return valid
+
+
+def _valid_options(tile: Batch) -> Array | bool:
+    """Whether a dataset's options can be used, (T | 1,)."""
+    valid: Array | bool = True
+    for leaf in jax.tree.leaves(tile.penalty):
+        valid = valid & _nonnegative(leaf).all(0)
     if tile.start is not None:
-        bad = bad | ~jnp.isfinite(tile.start).all(0)
+        valid = valid & jnp.isfinite(tile.start).all(0)
     if not (tile.scale is None or isinstance(tile.scale, ScaleRule)):
-        bad = bad | ~(jnp.isfinite(tile.scale) & (tile.scale > 0))
-    return bad
+        valid = valid & _nonnegative(tile.scale) & (tile.scale != 0)
+    return valid
+
+
+def _nonnegative(value: Array) -> Array:
+    return jnp.isfinite(value) & (value >= 0)
