@@ -33,13 +33,11 @@ REST_BYTES = 2**21
 
 # Options of XLA for programs of this package's own. Where the processor has vectors of 512 bits, use them: LLVM prefers
 # 256, which measures slower here.
-CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
-# Few datasets come to a later round: LLVM's first level runs them as fast, and takes two thirds of the time to compile.
-LATER_OPTIONS = CPU_OPTIONS | {"xla_backend_optimization_level": "1"}
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
 
 _first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
-_second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=LATER_OPTIONS)
-_third_chunk = jax.jit(third_round, static_argnums=(3, 4), compiler_options=LATER_OPTIONS)
+_second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
+_third_chunk = jax.jit(third_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
 _refined = jax.jit(refined, static_argnums=(3, 4))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
