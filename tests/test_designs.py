@@ -1,10 +1,14 @@
-"""Every design makes the same pass: sums, minima and logarithms of products, against NumPy."""
+"""Every design makes the same pass: sums, minima and logarithms of products, against NumPy; and what XLA makes of it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxirls as ji
 from jaxirls.designs import Dense, Folded, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
+from jaxirls.engine.batch import Batch, plan
+from jaxirls.engine.tiles import first_round
 
 LANES = 3
 
@@ -45,6 +49,32 @@ def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     np.testing.assert_allclose(design.pull(jnp.asarray(y)), np.einsum("tnp,nt->pt", x, y), rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(design.lanes(LANES), x.transpose(1, 2, 0))
     assert (design.n, design.p) == (n, p)
+
+
+@pytest.mark.parametrize("n", [3, 71, 126])
+@pytest.mark.parametrize("pair", [jnp.add, jnp.minimum, jnp.logical_and], ids=["sum", "minimum", "all"])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Folded, Shared, SharedByRow, Dense])
+def test_rows_fold_as_numpy_reduces_them(design, pair, n):
+    rng = np.random.default_rng(n)
+    design = laid(design, rng.normal(size=(LANES, n, 2)))
+    for shape in ((n, LANES), (n, 1), (1, LANES), (1, 1)):
+        values = rng.normal(size=shape)
+        values = values > -2.2 if pair is jnp.logical_and else values
+        expected = getattr(np, pair.__name__).reduce(np.broadcast_to(values, (n, LANES)), axis=0)
+        np.testing.assert_allclose(design.fold(pair, jnp.asarray(values), LANES), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of the loop over tiles")
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_first_round_calls_no_library(shared):
+    """One call in it would keep the loop over tiles from being one function, at twice the time a fit."""
+    x = jax.ShapeDtypeStruct((1 if shared else 256, 200, 5), jnp.float32)
+    y = jax.ShapeDtypeStruct((256, 200), jnp.float32)
+    batch = Batch(x, y, None, y, None, ji.Binomial(), None, None, None)
+    program = jax.jit(first_round, static_argnums=(1, 2)).lower(batch, plan(batch), ji.IRLS()).compile().as_text()
+    assert "xla_cpu_small_call" in program
+    assert "kind=kCustom" not in program
+    assert "custom-call" not in program
 
 
 def test_a_product_of_many_factors_does_not_overflow_in_float32():
