@@ -140,10 +140,17 @@ class Folded(Design):
     def of(cls, x: Array, count: int) -> Design:
         n, p, _ = x.shape
         fold = max(1, min(width(p, x.dtype) // count, n))
-        whole = n - n % fold
+        turns = n // fold
         x = repeated(x, count)
-        folded = x[:whole].reshape(-1, fold, p, count).swapaxes(1, 2).reshape(-1)
-        return cls(lax.optimization_barrier(folded).reshape(-1, p, fold * count), x[whole:])
+
+        def fill(i: Array, folded: Array) -> Array:
+            block = lax.dynamic_slice_in_dim(x, i * fold, fold).swapaxes(0, 1)
+            return lax.dynamic_update_slice_in_dim(folded, block[None], i, 0)
+
+        # Block after block: of all at once XLA would compute the place of every number by division.
+        empty = varying(jnp.zeros((turns, p, fold, count), x.dtype), x)
+        folded = lax.fori_loop(jnp.int32(0), jnp.int32(turns), fill, empty)
+        return cls(folded.reshape(turns, p, fold * count), x[turns * fold :])
 
     @property
     def n(self) -> int:

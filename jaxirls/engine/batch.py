@@ -121,7 +121,7 @@ class Batch(NamedTuple):
         def moved(leaf: Array) -> Array:
             if leaf.shape[0] == 1:
                 return lanes_last(leaf)
-            if strip is None or lanes <= strip:
+            if strip is None or lanes < strip:
                 return lanes_last(lax.dynamic_slice_in_dim(leaf, start, lanes))
             return lanes_last_by_strips(leaf, start, lanes, strip)
 
@@ -246,7 +246,7 @@ def lanes_last(leaf: Array) -> Array:
 
     As one long axis, behind the barrier, the leaf has one order only; and a program of these two can be exported.
     """
-    return in_memory(jnp.moveaxis(leaf, 0, -1))
+    return leaf.reshape(*leaf.shape[1:], 1) if leaf.shape[0] == 1 else in_memory(jnp.moveaxis(leaf, 0, -1))
 
 
 def in_memory(leaf: Array) -> Array:
