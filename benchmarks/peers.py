@@ -27,6 +27,7 @@ import jaxirls as ji
 from benchmarks import native
 from benchmarks.cases import CORES, Data, draw, newton, solved
 from jaxirls import study
+from jaxirls.engine.dispatch import CPU_OPTIONS
 
 BATCHES = ("own", "mix")
 BOOTSTRAP, LARGE = ("bootstrap",), ("large",)
@@ -116,12 +117,12 @@ def _jaxirls(data: Data) -> Run:
 
 
 def _fit_last(data: Data) -> Callable[[tuple[Array, Array]], Array]:
-    """A program of its own, with the option of XLA that the README names."""
+    """A program of its own, with the options of XLA that the README names."""
 
     def fit(x: Array, y: Array) -> Array:
         return ji.fit(x, y, ji.Binomial()).params
 
-    options = {"xla_cpu_prefer_vector_width": "512"} if data.device == "cpu" else None
+    options = CPU_OPTIONS if data.device == "cpu" else None
     return jax.jit(lambda chunk: jax.vmap(fit, in_axes=-1)(*chunk), compiler_options=options)
 
 

@@ -1,4 +1,4 @@
-"""Every design makes the same pass: sums, minima and logarithms of products, against NumPy; and what XLA makes of it."""
+"""Every design makes the same pass: sums, minima and logarithms of products, against NumPy; what XLA makes of it."""
 
 import jax
 import jax.numpy as jnp

@@ -38,6 +38,13 @@ class Sums(NamedTuple):
     log_excess: Array | float = 0.0  # (T,), Σ log(1+e)
 
 
+class Pair(Protocol):
+    """What joins two values: ``jnp.add``, ``jnp.minimum``, ``jnp.logical_and``, ..."""
+
+    def __call__(self, a: Array, b: Array, /) -> Array: ...
+    def reduce(self, values: Array, /, *, axis: int) -> Array: ...
+
+
 class Design(Protocol):
     """What the loop needs of a layout."""
 
@@ -70,7 +77,7 @@ class Design(Protocol):
         """Σᵢ of an elementwise term of the row data, (T,)."""
         return self.fold(jnp.add, term(rows), count)
 
-    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+    def fold(self, pair: Pair, values: Array, count: int) -> Array:
         """``pair`` of what every row has, (n, T), (n, 1) or (1, T); (T,)."""
         return pair.reduce(jnp.broadcast_to(values, (self.n, count)), axis=0)
 

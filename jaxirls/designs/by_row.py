@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, Terms, factors, repeated, some_rows
+from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, repeated, some_rows
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.folds import folded
 from jaxirls.trees import pytree, varying
@@ -46,7 +46,7 @@ class LanesByRow(Lanes):
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         return _sums(self.running(beta, rows, kernel))
 
-    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+    def fold(self, pair: Pair, values: Array, count: int) -> Array:
         values = jnp.broadcast_to(values, (self.n, count))
         return folded(pair, lambda i: values[i], self.n)
 
@@ -181,7 +181,7 @@ class Folded(Design):
         folded = Lanes(self.x).pull(self._folded(residual))
         return self._total(folded, jnp.add) + Lanes(self.rest).pull(self._left(residual))
 
-    def fold(self, pair: jnp.ufunc, values: Array, count: int) -> Array:
+    def fold(self, pair: Pair, values: Array, count: int) -> Array:
         values = jnp.broadcast_to(values, (self.n, count))
         whole = self._folded(values)
         total = self._total(folded(pair, lambda i: whole[i], whole.shape[0]), pair)

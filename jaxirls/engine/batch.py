@@ -285,7 +285,7 @@ def _finite_rows(tile: Batch) -> Array:
 
 
 def _valid_rows(tile: Batch) -> Array:
-    """Which rows a dataset may hold, (n, T | 1): their weights can be used and, unless these are zero, the others too."""
+    """Which rows can be fitted, (n, T | 1): their weights are in order and, unless these are zero, all else."""
     valid = _finite_rows(tile) & tile.family.valid_response(tile.y)
     if tile.offset is not None:
         valid = valid & jnp.isfinite(tile.offset)

@@ -31,9 +31,9 @@ CHUNKS_PER_CORE = 2
 REST_TILES = 8
 REST_BYTES = 2**21
 
-# Options of XLA for programs of this package's own, less those that the environment sets. Where the processor has vectors
-# of 512 bits, use them: LLVM prefers 256, which measures slower here. Of LLVM's levels the first runs as fast as any, and
-# takes half the time to compile.
+# Options of XLA for programs of this package's own, less those that the environment sets. Where the processor has
+# vectors of 512 bits, use them: LLVM prefers 256, which measures slower here. Of LLVM's levels the first runs as fast
+# as any, and takes half the time to compile.
 FASTEST: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
 CPU_OPTIONS = {name: value for name, value in FASTEST.items() if name not in os.environ.get("XLA_FLAGS", "")}
 
