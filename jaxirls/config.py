@@ -44,8 +44,8 @@ class IRLS(Algorithm):
 
     Args:
       tol: the largest Newton decrement, in standard errors, at which a fit counts as converged. The default is the
-        square root of the machine epsilon: 1.5e-8 in float64, 3.5e-4 in float32. Steps aim 64 times lower, under a
-        canonical link 1024 times, so that the estimate is exact to rounding or nearly so.
+        square root of the machine epsilon: 1.5e-8 in float64, 3.5e-4 in float32. Steps aim 64 times lower, so that the
+        estimate is usually exact to rounding.
         Where the last place of the coefficients alone moves the estimate further (large terms that cancel), its square
         root is enough.
       max_iter: the largest number of passes over the data, step-halvings included. Where the optimum may lie on the

@@ -323,16 +323,16 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     size = jnp.sqrt(jnp.square(move).sum(0))
     step = linalg.backward(factor, move)
 
-    # Fisher scoring's decrement falls linearly: the last ratio forecasts the next one. Newton's falls quadratically:
-    # the square of the last ratio does, so well that the aim can be lower.
+    # Newton's decrement falls quadratically, Fisher scoring's linearly; the last ratio bounds the next one either way,
+    # and its square forecasts Newton's.
     decrement = size / error_unit(scale)
     ratio = jnp.where(jnp.isfinite(state.decrement), jnp.minimum(decrement / state.decrement, 1.0), 1.0)
-    quadratic = problem.rows.family.is_canonical and problem.bending is None
-    ahead = decrement * (jnp.square(ratio) if quadratic else ratio)
     tol = config.tolerance(dtype)
-    aim = tol / (1024 if quadratic else 64)
+    ahead = decrement * ratio <= tol / 64
+    if problem.rows.family.is_canonical and problem.bending is None:
+        ahead = ahead | (decrement * jnp.square(ratio) <= 4 * tol**2)
     rounding = is_rounding(size / 8, decrement, factor.length(candidate), reach, config)
-    done = (ahead <= aim) | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
+    done = ahead | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
 
     halvings = jnp.where(accept | indefinite, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)

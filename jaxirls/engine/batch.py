@@ -246,12 +246,10 @@ def lanes_last(leaf: Array) -> Array:
 
     As one long axis, behind the barrier, the leaf has one order only; and a program of these two can be exported.
     """
-    return leaf.reshape(*leaf.shape[1:], 1) if leaf.shape[0] == 1 else in_memory(jnp.moveaxis(leaf, 0, -1))
-
-
-def in_memory(leaf: Array) -> Array:
-    """The leaf in the order of its axes, once and for all."""
-    return lax.optimization_barrier(leaf.reshape(-1)).reshape(leaf.shape)
+    if leaf.shape[0] == 1:  # has one order anyhow
+        return leaf.reshape(*leaf.shape[1:], 1)
+    moved = jnp.moveaxis(leaf, 0, -1)
+    return lax.optimization_barrier(moved.reshape(-1)).reshape(moved.shape)
 
 
 def lanes_last_by_strips(leaf: Array, start: Array | int, lanes: int, strip: int) -> Array:
