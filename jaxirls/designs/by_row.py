@@ -143,14 +143,14 @@ class Folded(Design):
         turns = n // fold
         x = repeated(x, count)
 
-        def fill(i: Array, folded: Array) -> Array:
+        def fill(i: Array, laid: Array) -> Array:
             block = lax.dynamic_slice_in_dim(x, i * fold, fold).swapaxes(0, 1)
-            return lax.dynamic_update_slice_in_dim(folded, block[None], i, 0)
+            return lax.dynamic_update_slice_in_dim(laid, block[None], i, 0)
 
         # Block after block: of all at once XLA would compute the place of every number by division.
         empty = varying(jnp.zeros((turns, p, fold, count), x.dtype), x)
-        folded = lax.fori_loop(jnp.int32(0), jnp.int32(turns), fill, empty)
-        return cls(folded.reshape(turns, p, fold * count), x[turns * fold :])
+        laid = lax.fori_loop(jnp.int32(0), jnp.int32(turns), fill, empty)
+        return cls(laid.reshape(turns, p, fold * count), x[turns * fold :])
 
     @property
     def n(self) -> int:
