@@ -13,11 +13,13 @@ about the solution. Newton's does not, but it may lead to a saddle, or far away;
 
 from __future__ import annotations
 
-import jax
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs import Design
+from jaxirls.designs import Design, Terms
+from jaxirls.folds import total
 from jaxirls.linalg import Factor, backward, factorize, forward
 from jaxirls.links import slope
 from jaxirls.penalties import Penalty
@@ -27,38 +29,60 @@ from jaxirls.rows import Rows
 LEAP = 4.0
 
 
-def whitened(design: Design, factor: Factor, lanes: int) -> Array:
-    """zᵢ, (n, p, T)."""
-    return jax.vmap(lambda row: forward(factor, row))(design.lanes(lanes))
+class Bend(NamedTuple):
+    """The bend at some β, in coordinates in which X'WX is the identity."""
+
+    z: Design
+    half: Array  # (p, T), what is added to the whitened score
+    turn: Array  # (p, p, T), minus the derivative of the whole whitened score, but for its double sum
 
 
-def bend(penalty: Penalty, rows: Rows, eta: Array, z: Array, scale: Array) -> Array:
-    """½φ qᵢ rᵢ, a row (n, T): Xᵀ of it is added to the score, and Zᵀ of it to the whitened score."""
-    return 0.5 * scale[None] * rows.weigh(jnp.square(z).sum(1) * penalty.rate(rows.family, eta))
+def bend(penalty: Penalty, design: Design, factor: Factor, rows: Rows, eta: Array, scale: Array) -> Bend:
+    """The bend where the predictor is η (n, T), and X'WX has the ``factor``."""
+    z = design.whitened(factor)
+
+    def kernel(_: Array, data: tuple[Array, Rows, Array, Array]) -> Terms:
+        eta, rows, square, scale = data
+
+        def rate(eta: Array) -> Array:
+            return penalty.rate(rows.family, eta)
+
+        spread = 0.5 * scale * square
+        curvature = rows.family.observed_information(eta, rows.y) - spread * slope(rate, eta)
+        return Terms(rows.weigh(curvature), rows.weigh(spread * rate(eta)))
+
+    found = z.accumulate(jnp.zeros_like(factor.scaling), (eta, rows, z.squares(), scale[None]), kernel)
+    return Bend(z, found.score, found.gram)
 
 
-def newton_step(penalty: Penalty, rows: Rows, eta: Array, z: Array, half: Array, scale: Array) -> Array:
+def newton_step(penalty: Penalty, rows: Rows, at: Bend, eta: Array, half: Array, scale: Array) -> Array:
     """The whitened step (p, T), given the whitened bent score ``half``."""
-    family, unit = rows.family, 0.5 * scale[None]
+    family, (p, lanes) = rows.family, half.shape
 
-    def rate(eta: Array) -> Array:
-        return penalty.rate(family, eta)
+    def cubes(rate: Array) -> Array:
+        return _cubes(at.z, rows.weigh(rate)).reshape(p * p, p, lanes)
 
-    bending = unit * jnp.square(z).sum(1) * slope(rate, eta)
-    curvature = rows.weigh(family.observed_information(eta, rows.y) - bending)
-    cubes = [_cubes(z, rows.weigh(term)) for term in (rate(eta), slope(family.information, eta))]
-    turn = products(z, curvature) + unit[None] * jnp.einsum("abct,abdt->cdt", *cubes, precision=lax.Precision.HIGHEST)
+    by_rate = by_information = cubes(penalty.rate(family, eta))
+    if not penalty.follows_information(family):
+        by_information = cubes(slope(family.information, eta))
+    double = total(lambda ab: by_rate[ab][:, None] * by_information[ab][None], p * p)
+    turn = at.turn + 0.5 * scale[None, None] * double
     newton = factorize(0.5 * (turn + jnp.swapaxes(turn, 0, 1)))
     step = backward(newton, forward(newton, half))
     far = jnp.sqrt(jnp.square(step).sum(0)) / (LEAP * jnp.sqrt(jnp.square(half).sum(0)))
     return jnp.where(newton.pivot > 0, step / jnp.maximum(far, 1.0)[None], half)
 
 
-def products(z: Array, weight: Array) -> Array:
-    """Σᵢ wᵢ zᵢzᵢ', (p, p, T)."""
-    return jnp.einsum("nat,nbt->abt", z * weight[:, None], z, precision=lax.Precision.HIGHEST)
+def products(z: Design, weight: Array) -> Array:
+    """Σᵢ wᵢ zᵢzᵢ' of w (n, T), (p, p, T)."""
+    at = jnp.zeros((z.p, weight.shape[1]), weight.dtype)
+    return z.accumulate(at, weight, lambda _, weight: Terms(weight, jnp.zeros_like(weight))).gram
 
 
-def _cubes(z: Array, weight: Array) -> Array:
-    """Σᵢ wᵢ zᵢ⊗zᵢ⊗zᵢ, (p, p, p, T), a column of the first factor at a time."""
-    return lax.map(lambda column: products(z, column * weight), jnp.moveaxis(z, 1, 0))
+def _cubes(z: Design, weight: Array) -> Array:
+    """Σᵢ wᵢ zᵢ⊗zᵢ⊗zᵢ, (p, p, p, T), by a Gram matrix for every column, which is the predictor along a unit vector."""
+
+    def along(unit: Array) -> Array:
+        return products(z, weight * z.predict(jnp.broadcast_to(unit[:, None], (z.p, weight.shape[1]))))
+
+    return lax.map(along, jnp.eye(z.p, dtype=weight.dtype))

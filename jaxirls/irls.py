@@ -390,9 +390,9 @@ def _turn_bent(
     A bent score without an objective is followed along the steps instead: at the end of a step it must not point back
     by more than half of what it promised at the start.
     """
-    equations, eta, z = bent(problem, penalty, state.beta + state.step, equations, scale)
+    equations, eta, at = bent(problem, penalty, state.beta + state.step, equations, scale)
     factor, half = equations.factor, equations.half
-    move = newton_step(penalty, problem.rows, eta, z, half, scale)
+    move = newton_step(penalty, problem.rows, at, eta, half, scale)
     objective = penalty.objective(loss, factor, scale)
     if objective is None:
         back = -_along(linalg.whiten(factor, state.step), half)

@@ -62,11 +62,11 @@ def factor_of(root: Array) -> Factor:
     return Factor(lower, scaling, jnp.square(_diagonal(lower)).min(0))
 
 
-def forward(factor: Factor, rhs: Array) -> Array:
-    """z with L z = D rhs; ``sum(z²)`` is rhsᵀ A⁻¹ rhs."""
+def forward(factor: Factor, rhs: Array, unroll: int = UNROLL) -> Array:
+    """z with L z = D rhs; ``sum(z²)`` is rhsᵀ A⁻¹ rhs. Straight-line code up to ``unroll`` columns."""
     lower, scaled = factor.lower, rhs * factor.scaling
     p = lower.shape[0]
-    if p <= UNROLL:
+    if p <= unroll:
         z: list[Array] = []
         for j in range(p):
             z.append((scaled[j] - sum(lower[j, k] * z[k] for k in range(j))) / lower[j, j])
@@ -80,6 +80,11 @@ def forward(factor: Factor, rhs: Array) -> Array:
         return jnp.where(below, rest - lower[:, j] * value[None], rest).at[j].set(value)
 
     return lax.fori_loop(0, p, column, scaled)
+
+
+def colored(factor: Factor, z: Array) -> Array:
+    """D⁻¹ L z, (p, T): the inverse of ``forward``."""
+    return (factor.lower * z[None]).sum(1) * _reciprocal(factor.scaling)
 
 
 def backward(factor: Factor, z: Array) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxirls import linalg
-from jaxirls.bends import products, whitened
+from jaxirls.bends import products
 from jaxirls.designs import Kernel, Terms
 from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr
 from jaxirls.problem import Problem
@@ -50,11 +50,11 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     fisher, p = by_qr(system, beta, rows, kernel), system.design.p
     at = rows.shift(system.design.predict(beta))
     surplus = rows.weigh(rows.family.observed_information(at, rows.y) - rows.family.working(at, rows.y).weight)
-    z = whitened(system.design, fisher.factor, beta.shape[1])
-    turn = jnp.eye(p, dtype=z.dtype)[:, :, None] + products(z, surplus)
+    z = system.design.whitened(fisher.factor)
+    turn = jnp.eye(p, dtype=beta.dtype)[:, :, None] + products(z, surplus)
     newton = linalg.factorize(turn)
     root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision="highest")
-    definite = newton.pivot > float(jnp.finfo(z.dtype).eps) ** 0.5
+    definite = newton.pivot > float(jnp.finfo(beta.dtype).eps) ** 0.5
     return _merged(fisher, linalg.factor_of(root), linalg.forward(newton, fisher.half), definite)
 
 

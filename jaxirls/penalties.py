@@ -58,6 +58,10 @@ class Penalty:
         """r at η, for a row of unit weight."""
         raise NotImplementedError(f"{type(self).__name__} must define rate(family, eta)")
 
+    def follows_information(self, family: Family) -> bool:
+        """Whether r = w', in which case the derivative of the bend is symmetric."""
+        return False
+
     def objective(self, loss: Array, factor: linalg.Factor, scale: Array) -> Array | None:
         """The function ``(T,)`` whose gradient is minus the bent score, from the ``loss`` without the bend and X'WX."""
         return None
@@ -144,6 +148,9 @@ class Jeffreys(_BiasReducing):
     def rate(self, family: Family, eta: Array) -> Array:
         return slope(family.information, eta)
 
+    def follows_information(self, family: Family) -> bool:
+        return True
+
     def objective(self, loss: Array, factor: linalg.Factor, scale: Array) -> Array:
         return loss - 0.5 * scale * linalg.log_determinant(factor)
 
@@ -164,3 +171,6 @@ class MeanBiasReduction(_BiasReducing):
 
     def rate(self, family: Family, eta: Array) -> Array:
         return 0.5 * (slope(family.information, eta) + family.information(eta) * family.log_variance_slope(eta))
+
+    def follows_information(self, family: Family) -> bool:
+        return family.is_canonical

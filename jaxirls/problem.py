@@ -7,12 +7,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxirls.bends import bend, whitened
+from jaxirls.bends import Bend, bend
 from jaxirls.config import Algorithm
 from jaxirls.designs import Design
 from jaxirls.dispersion import Scale
 from jaxirls.equations import Equations, System
 from jaxirls.families.base import Working
+from jaxirls.linalg import colored
 from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
 from jaxirls.special import log1p_of_share
@@ -119,15 +120,11 @@ def loss_terms(rows: Rows, work: Working) -> tuple[Array, Array | None]:
 
 def bent(
     problem: Problem, penalty: Penalty, beta: Array, equations: Equations, scale: Array
-) -> tuple[Equations, Array, Array]:
-    """The equations with the bend of the score, the predictor and the whitened rows."""
-    eta = problem.predict(beta)
-    z = whitened(problem.design, equations.factor, beta.shape[1])
-    own = bend(penalty, problem.rows, eta, z, scale)
-    pull = problem.design.pull(own)
-    pull = pull if problem.aliased is None else jnp.where(problem.aliased, 0.0, pull)
-    half = equations.half + (z * own[:, None]).sum(0)
-    return equations._replace(score=equations.score + pull, half=half), eta, z
+) -> tuple[Equations, Array, Bend]:
+    """The equations with the bend of the score, the predictor and the bend."""
+    eta, factor = problem.predict(beta), equations.factor
+    at = bend(penalty, problem.design, factor, problem.rows, eta, scale)
+    return equations._replace(score=equations.score + colored(factor, at.half), half=equations.half + at.half), eta, at
 
 
 def error_unit(dispersion: Array) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxirls as ji
+from jaxirls import linalg
 from jaxirls.designs import Dense, Folded, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
 from jaxirls.engine.batch import Batch, plan
 from jaxirls.engine.tiles import first_round
@@ -49,6 +50,29 @@ def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     np.testing.assert_allclose(design.pull(jnp.asarray(y)), np.einsum("tnp,nt->pt", x, y), rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(design.lanes(LANES), x.transpose(1, 2, 0))
     assert (design.n, design.p) == (n, p)
+
+
+@pytest.mark.parametrize("n", [30, 71, 126])
+@pytest.mark.parametrize("p", [2, 9, 25])
+@pytest.mark.parametrize("design", [Lanes, LanesByRow, LanesByBlock, Folded, Shared, SharedByRow, Dense])
+def test_whitened_rows_have_the_identity_for_a_gram_matrix(design, p, n):
+    rng = np.random.default_rng(n)
+    x, weight = rng.normal(size=(LANES, n, p)), rng.uniform(size=(n, LANES))
+    if design in (Shared, SharedByRow):
+        x[:] = x[0]
+    design = laid(design, x)
+    factor = linalg.factorize(jnp.einsum("tnp,tnq,nt->pqt", x, x, weight))
+    z = design.whitened(factor)
+    gram = z.accumulate(jnp.zeros((p, LANES)), jnp.asarray(weight), lambda eta, weight: Terms(weight, weight)).gram
+    np.testing.assert_allclose(gram, np.repeat(np.eye(p)[:, :, None], LANES, 2), atol=1e-11)
+    expected = np.stack(
+        [np.linalg.solve(np.linalg.cholesky(a.T @ (w[:, None] * a)), a.T) for a, w in zip(x, weight.T, strict=True)]
+    )
+    np.testing.assert_allclose(z.lanes(LANES), expected.transpose(2, 1, 0), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(z.squares(), np.square(expected).sum(1).T, rtol=1e-9)
+    np.testing.assert_allclose(design.squares() + np.zeros((n, LANES)), np.square(x).sum(2).T, rtol=1e-12)
+    back = linalg.colored(factor, jnp.asarray(expected.transpose(2, 1, 0)[0]))
+    np.testing.assert_allclose(back, x[:, 0].T, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("n", [3, 71, 126])

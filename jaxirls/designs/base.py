@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxirls.folds import total
+from jaxirls.linalg import Factor, forward
+
 Rows = Any
 
 
@@ -73,6 +76,14 @@ class Design(Protocol):
         """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
         ...
 
+    def whitened(self, factor: Factor) -> Design:
+        """The design of the rows zᵢ = L⁻¹D xᵢ of every lane, in which X'WX is the identity, W that of the factor."""
+        ...
+
+    def squares(self) -> Array:
+        """|xᵢ|², (n, T)."""
+        ...
+
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         """Σᵢ of an elementwise term of the row data, (T,)."""
         return self.fold(jnp.add, term(rows), count)
@@ -85,6 +96,16 @@ class Design(Protocol):
 def repeated(x: Array, count: int) -> Array:
     """X for every lane, (n, p, T)."""
     return jnp.broadcast_to(x, (*x.shape[:-1], count))
+
+
+def through(factor: Factor, x: Array) -> Array:
+    """L⁻¹D xᵢ of rows (n, p, T) or (n, p, 1), (n, p, T)."""
+    return jax.vmap(lambda row: forward(factor, row))(x)
+
+
+def square(x: Array) -> Array:
+    """|xᵢ|² of rows (n, p, T), in the order of the columns, elementwise over lanes."""
+    return total(lambda j: jnp.square(x[:, j]), x.shape[1])
 
 
 def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, repeated, some_rows
+from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, repeated, some_rows, square, through
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.folds import folded
+from jaxirls.linalg import Factor, forward
 from jaxirls.trees import pytree, varying
 
 # Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X has more
@@ -24,6 +25,8 @@ NARROW_ROW = 96
 # Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
 NARROW = 8
 STRIP = 4
+# Columns up to which a row is whitened by straight-line code.
+MOST_UNROLLED = 24
 
 
 def width(p: int, dtype: jnp.dtype) -> int:
@@ -49,6 +52,9 @@ class LanesByRow(Lanes):
     def fold(self, pair: Pair, values: Array, count: int) -> Array:
         values = jnp.broadcast_to(values, (self.n, count))
         return folded(pair, lambda i: values[i], self.n)
+
+    def whitened(self, factor: Factor) -> Design:
+        return LanesByRow(_through(factor, self.x))
 
     def running(self, beta: Array, rows: Rows, kernel: Kernel) -> _Running:
         """The sums of all rows, as they are kept from row to row."""
@@ -199,6 +205,13 @@ class Folded(Design):
             found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, _present(kernel)))
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
+    def whitened(self, factor: Factor) -> Design:
+        spread = jax.tree.map(lambda leaf: jnp.tile(leaf, (*(1,) * (leaf.ndim - 1), self._fold)), factor)
+        return Folded(_through(spread, self.x), through(factor, self.rest))
+
+    def squares(self) -> Array:
+        return jnp.concatenate([square(self.x).reshape(-1, self.rest.shape[2]), square(self.rest)])
+
     def _spread(self, beta: Array) -> Array:
         """(p, T) as (p, f T)."""
         return jnp.tile(beta, (1, self._fold))
@@ -230,6 +243,16 @@ class Folded(Design):
             joined = pair(leaf[..., :half, :], leaf[..., half : 2 * half, :])
             leaf = joined if count % 2 == 0 else jnp.concatenate([joined, leaf[..., -1:, :]], -2)
         return leaf[..., 0, :]
+
+
+def _through(factor: Factor, x: Array) -> Array:
+    """L⁻¹D xᵢ of rows (n, p, T) or (n, p, 1), row by row."""
+
+    def fill(i: Array, z: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(z, forward(factor, x[i], MOST_UNROLLED)[None], i, 0)
+
+    empty = varying(jnp.zeros((x.shape[0], *factor.scaling.shape), x.dtype), factor, x)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(x.shape[0]), fill, empty)
 
 
 def _present(kernel: Kernel) -> Kernel:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, log_excess_of, repeated
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, log_excess_of, repeated, square, through
+from jaxirls.linalg import Factor
 from jaxirls.trees import pytree
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
@@ -41,6 +42,12 @@ class Lanes(Design):
 
     def pull(self, residual: Array) -> Array:
         return (self.x * residual[:, None]).sum(0)
+
+    def whitened(self, factor: Factor) -> Design:
+        return type(self)(through(factor, self.x))
+
+    def squares(self) -> Array:
+        return square(self.x)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape

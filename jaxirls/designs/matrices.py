@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows, square, through
+from jaxirls.designs.lanes import Lanes
+from jaxirls.linalg import Factor
 from jaxirls.trees import pytree
 
 # What a weighted copy is made of at a time: elements of X that stay in cache, and rows at least.
@@ -40,6 +42,12 @@ class Shared(Design):
 
     def pull(self, residual: Array) -> Array:
         return _dot(self.x.T, residual)
+
+    def whitened(self, factor: Factor) -> Design:
+        return Lanes(through(factor, self.x[:, :, None]))
+
+    def squares(self) -> Array:
+        return square(self.x[:, :, None])
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         p = self.p
@@ -80,6 +88,12 @@ class Dense(Design):
 
     def pull(self, residual: Array) -> Array:
         return jnp.einsum("tnp,nt->pt", self.x, residual, precision=lax.Precision.HIGHEST)
+
+    def whitened(self, factor: Factor) -> Design:
+        return Dense(jnp.moveaxis(through(factor, self.lanes(self.x.shape[0])), -1, 0))
+
+    def squares(self) -> Array:
+        return jnp.einsum("tnp,tnp->nt", self.x, self.x, precision=lax.Precision.HIGHEST)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         block = min(self.n, max(DENSE_ROWS, DENSE_ELEMENTS // (self.p * self.x.shape[0])))
