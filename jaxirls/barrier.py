@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxirls.families import Family
 from jaxirls.families.base import Working
+from jaxirls.special import log
 from jaxirls.trees import pytree
 
 STAGES = 8
@@ -52,7 +53,7 @@ class Barred(Family):
             inverse = 1 / (eta - edge)
             score = score + self.strength * inverse
             weight = weight + self.strength * jnp.square(inverse)
-            loss = loss + self.strength * jnp.log(jnp.abs(inverse))
+            loss = loss + self.strength * log(jnp.abs(inverse))
         return work._replace(score=score, weight=weight, partial_loss=loss)
 
     def pearson_residual(self, eta: Array, y: Array) -> Array:

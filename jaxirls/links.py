@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from jaxirls.special import LOG_2PI, log1mexp, mills_ratio
+from jaxirls.special import LOG_2PI, log, log1mexp, log1p_small, mills_ratio
 from jaxirls.trees import pytree, varying
 
 __all__ = [
@@ -103,7 +103,7 @@ class Link:
 
     def log_inverse(self, eta: Array) -> Array:
         """log μ."""
-        return jnp.log(self.inverse(eta))
+        return log(self.inverse(eta))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         """d log μ/dη."""
@@ -156,7 +156,7 @@ class _PowerLink(Link):
         return _raise(eta, 1 / p - 1) / p
 
     def log_inverse(self, eta: Array) -> Array:
-        return jnp.log(eta) / self._exponent(eta)
+        return log(eta) / self._exponent(eta)
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         return 1 / (self._exponent(eta) * eta)
@@ -222,7 +222,7 @@ class Log(Link):
     image = (0.0, None)
 
     def __call__(self, mu: Array) -> Array:
-        return jnp.log(mu)
+        return log(mu)
 
     def inverse(self, eta: Array) -> Array:
         return jnp.exp(eta)
@@ -281,7 +281,7 @@ class Logit(Link):
     image = (0.0, 1.0)
 
     def __call__(self, mu: Array) -> Array:
-        return jnp.log(mu) - jnp.log1p(-mu)
+        return log(mu) - jnp.log1p(-mu)
 
     def inverse(self, eta: Array) -> Array:
         return jnp.where(eta >= 0, 1.0, _decay(eta)) * _larger(eta)
@@ -290,13 +290,13 @@ class Logit(Link):
         return _decay(eta) * jnp.square(_larger(eta))
 
     def log_inverse(self, eta: Array) -> Array:
-        return jnp.where(eta >= 0, 0.0, eta) - jnp.log1p(_decay(eta))
+        return jnp.where(eta >= 0, 0.0, eta) - log1p_small(_decay(eta))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         return jnp.where(eta >= 0, _decay(eta), 1.0) * _larger(eta)
 
     def log_complement(self, eta: Array) -> Array:
-        return jnp.where(eta >= 0, -eta, 0.0) - jnp.log1p(_decay(eta))
+        return jnp.where(eta >= 0, -eta, 0.0) - log1p_small(_decay(eta))
 
     def log_odds(self, eta: Array) -> Array:
         return eta
@@ -329,8 +329,8 @@ class Probit(Link):
 
     def log_inverse(self, eta: Array) -> Array:
         x = _magnitude(eta)
-        log_tail = jnp.log(mills_ratio(x)) - 0.5 * (jnp.square(x) + LOG_2PI)
-        return jnp.where(eta >= 0, jnp.log1p(-_normal_tail(eta)), log_tail)
+        log_tail = log(mills_ratio(x)) - 0.5 * (jnp.square(x) + LOG_2PI)
+        return jnp.where(eta >= 0, log1p_small(-_normal_tail(eta)), log_tail)
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         upper = _normal_density(eta) / (1 - _normal_tail(eta))
@@ -341,6 +341,12 @@ class Probit(Link):
 
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.log_inverse_deriv(-eta)
+
+    def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
+        x, tail = _magnitude(eta), _normal_tail(eta)
+        odds = tail / (1 - tail)
+        lower = log(mills_ratio(x) * (1 + odds)) - 0.5 * (jnp.square(x) + LOG_2PI)
+        return jnp.where(eta >= 0, 0.0, lower), jnp.where(eta >= 0, lower, 0.0), odds
 
 
 @pytree
@@ -363,7 +369,7 @@ class Cauchy(Link):
     def log_inverse(self, eta: Array) -> Array:
         upper = eta >= 0
         rest = _angle(jnp.where(upper, eta, -eta)) / jnp.pi
-        return jnp.where(upper, jnp.log1p(-jnp.where(upper, rest, 0.0)), jnp.log(rest))
+        return jnp.where(upper, log1p_small(-rest), log(rest))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         # 1/((1+η²) arctan2(1, -η)), with the square taken apart so that it cannot overflow.
@@ -376,6 +382,12 @@ class Cauchy(Link):
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.log_inverse_deriv(-eta)
 
+    def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
+        tail = _angle(_magnitude(eta)) / jnp.pi
+        odds = tail / (1 - tail)
+        lower = log(odds)
+        return jnp.where(eta >= 0, 0.0, lower), jnp.where(eta >= 0, lower, 0.0), odds
+
 
 @pytree
 class CLogLog(Link):
@@ -384,7 +396,7 @@ class CLogLog(Link):
     image = (0.0, 1.0)
 
     def __call__(self, mu: Array) -> Array:
-        return jnp.log(-jnp.log1p(-mu))
+        return log(-jnp.log1p(-mu))
 
     def inverse(self, eta: Array) -> Array:
         return -jnp.expm1(-jnp.exp(eta))
@@ -414,7 +426,7 @@ class LogLog(Link):
     image = (0.0, 1.0)
 
     def __call__(self, mu: Array) -> Array:
-        return -jnp.log(-jnp.log(mu))
+        return -log(-log(mu))
 
     def inverse(self, eta: Array) -> Array:
         return jnp.exp(-jnp.exp(-eta))
@@ -462,7 +474,7 @@ class NegativeBinomial(Link):
         return self.inverse(eta) * self.log_inverse_deriv(eta)
 
     def log_inverse(self, eta: Array) -> Array:
-        return eta - log1mexp(eta) - jnp.log(jnp.asarray(self.alpha, eta.dtype))
+        return eta - log1mexp(eta) - log(jnp.asarray(self.alpha, eta.dtype))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         return 1 / -jnp.expm1(eta)

@@ -16,7 +16,7 @@ from jaxirls.families.base import Working
 from jaxirls.linalg import colored
 from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
-from jaxirls.special import log1p_of_share
+from jaxirls.special import log1p_small
 
 RUNNING, ILL_CONDITIONED = -1, -2
 
@@ -115,7 +115,7 @@ def loss_terms(rows: Rows, work: Working) -> tuple[Array, Array | None]:
         return rows.weigh(work.loss), None
     if rows.weight is None:
         return work.partial_loss, work.excess
-    return rows.weigh(work.partial_loss + log1p_of_share(work.excess)), None
+    return rows.weigh(work.partial_loss + log1p_small(work.excess)), None
 
 
 def bent(

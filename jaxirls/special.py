@@ -9,8 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.scipy.special import betainc, gammainc, gammaincc, gammaln, ndtri
+from jax.scipy.special import betainc, gammainc, gammaincc, ndtri
 
 from jaxirls.trees import varying
 
@@ -19,8 +20,9 @@ __all__ = [
     "chi2_tail",
     "f_tail",
     "half_deviance",
+    "log",
     "log1mexp",
-    "log1p_of_share",
+    "log1p_small",
     "log_factorial_excess",
     "log_tweedie_series",
     "mills_ratio",
@@ -30,6 +32,10 @@ __all__ = [
 
 LOG_2PI = 1.8378770664093453
 LOG_2 = 0.6931471805599453
+# The first 32 bits of it, and the rest; and √½ as an integer.
+_LOG_2_HIGH = 0.6931471803691238
+_LOG_2_LOW = 1.9082149292705877e-10
+_ROOT_HALF = 0x3FE6A09E667F3BCD
 
 
 def log1mexp(x: Array) -> Array:
@@ -37,8 +43,8 @@ def log1mexp(x: Array) -> Array:
     small = x < -LOG_2
     return jnp.where(
         small,
-        jnp.log1p(-jnp.exp(jnp.where(small, x, -1.0))),
-        jnp.log(-jnp.expm1(jnp.where(small, -1.0, x))),
+        log1p_small(-jnp.exp(jnp.where(small, x, -1.0))),
+        log(-jnp.expm1(jnp.where(small, -1.0, x))),
     )
 
 
@@ -94,14 +100,39 @@ _ARTANH = (
 )
 
 
-def log1p_of_share(x: Array) -> Array:
-    """log(1+x) for 0 <= x <= 1, as 2 artanh(x/(2+x)): relative error below 4 eps, by arithmetic that vectorizes."""
+def log1p_small(x: Array) -> Array:
+    """log(1+x) for -½ <= x <= 1, as 2 artanh(x/(2+x)): relative error below 4 eps, by arithmetic that vectorizes."""
     s = x / (2 + x)
     return s * _polynomial(18 * jnp.square(s) - 1, _ARTANH)
 
 
+@jax.custom_jvp
+def log(x: Array) -> Array:
+    """Natural logarithm, relative error below 4 eps: of doubles by arithmetic that vectorizes, see ``log1p_small``."""
+    return _log_of_doubles(x) if jnp.result_type(x) == jnp.float64 else jnp.log(x)
+
+
+@log.defjvp
+def _log_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log(*primals), tangents[0] / primals[0]
+
+
+@jax.jit
+def _log_of_doubles(x: Array) -> Array:
+    """k log 2 + log m for x = 2ᵏ m, with m from √½ to √2; subnormal numbers count as zero, as XLA takes them."""
+    bits, tiny = lax.bitcast_convert_type(x, jnp.int64), float(jnp.finfo(x.dtype).tiny)
+    biased = lax.shift_right_logical(bits - _ROOT_HALF + (1023 << 52), jnp.int64(52))  # k + 1023
+    m = lax.bitcast_convert_type(bits - ((biased - 1023) << 52), x.dtype)
+    k = (biased.astype(jnp.int32) - 1023).astype(x.dtype)
+    value = k * _LOG_2_HIGH + (log1p_small(m - 1) + k * _LOG_2_LOW)
+    beyond = jnp.where(jnp.abs(x) < tiny, -jnp.inf, jnp.where(x == jnp.inf, x, jnp.nan))
+    return jnp.where((x >= tiny) & (x < jnp.inf), value, beyond)
+
+
 def box_cox(exponent: Array | float, x: Array) -> Array:
     """(e^{cx}-1)/c, and its limit x at c = 0: the integral of e^{ct} from 0 to x, smooth in c."""
+    if isinstance(exponent, float | int) and exponent == 0:
+        return x
     z = exponent * x
     series = jnp.abs(z) < 1e-4  # where z⁴/120 is below the resolution of float64
     z_series, z_direct = jnp.where(series, z, 0.0), jnp.where(series, 1.0, z)
@@ -119,13 +150,13 @@ def half_deviance(y: Array, mu: Array, log_mu: Array, power: Array | float) -> A
     m = 2 - power
     positive = y > 0
     y_safe = jnp.where(positive, y, 1.0)
-    log_y = jnp.log(y_safe)
+    log_y = log(y_safe)
 
     representable = (mu > 0) & (mu < jnp.inf)
     mu_safe = jnp.where(representable, mu, 1.0)
     excess = (y_safe - mu_safe) / mu_safe
     close = representable & (jnp.abs(excess) < 0.5)
-    r = jnp.where(close, jnp.log1p(jnp.where(close, excess, 0.0)), log_y - log_mu)
+    r = jnp.where(close, log1p_small(jnp.where(close, excess, 0.0)), log_y - log_mu)
 
     near = jnp.abs(r) * (max(1.0, abs(m)) if isinstance(m, float | int) else jnp.maximum(1.0, jnp.abs(m))) < 0.5
     r_near = jnp.where(near, r, 0.0)
@@ -150,15 +181,18 @@ def log_factorial_excess(x: Array) -> Array:
     """log Γ(x+1) - (x log x - x) for x >= 0: what log x! holds beyond its leading terms, ½ log 2πx + 1/(12x) - ... .
 
     Log-likelihoods at saturation are sums of it (Loader 2000), small where sums of log-gammas are differences of large
-    numbers. Stirling's series from 8 up, by definition below.
+    numbers. Stirling's series from 8 up; below it that of z = x+8, with Γ(z+1) = (x+1) ... (x+8) Γ(x+1).
     """
     large = x >= 8
-    x_large, x_small = jnp.where(large, x, 8.0), jnp.where(large | (x == 0), 1.0, x)
-    u = 1 / x_large
+    low = jnp.where(large | (x == 0), 1.0, x)
+    z = jnp.where(large, x, low + 8)
+    u = 1 / z
     coefficients = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
-    series = 0.5 * (jnp.log(x_large) + LOG_2PI) + u * _polynomial(jnp.square(u), coefficients)
-    direct = gammaln(x_small + 1) - x_small * jnp.log(x_small) + x_small
-    return jnp.where(large, series, jnp.where(x == 0, 0.0, direct))
+    series = 0.5 * LOG_2PI + u * _polynomial(jnp.square(u), coefficients)
+    product = math.prod((low + k) / (low + 8) for k in range(1, 8))
+    value = series + 0.5 * log(jnp.where(large, z, z / jnp.square(product)))
+    value = jnp.where(large, value, value + (low * log(jnp.where(large, 1.0, z / low)) - 8))
+    return jnp.where(x == 0, 0.0, value)
 
 
 # Nodes of the sum below, in its own steps from the peak. The step is one until the standard deviation of the terms,
@@ -179,7 +213,7 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
     variance j*(p-1). When it is wide, the sum equals the trapezoidal rule with a longer step, up to a part e⁻²⁸.
     """
     a = (2 - power) / (power - 1)
-    log_peak = (2 - power) * jnp.log(y) - jnp.log(dispersion) - jnp.log(2 - power)
+    log_peak = (2 - power) * log(y) - log(dispersion) - log(2 - power)
     peak = jnp.exp(log_peak)
     step = lax.stop_gradient(jnp.maximum(1.0, jnp.sqrt(peak * (power - 1)) / _DEVIATION))
     centre = lax.stop_gradient(jnp.maximum(jnp.round(peak), 1.0))
@@ -189,7 +223,7 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
         valid = j > 0.5
         j = jnp.where(valid, j, 1.0)
         exponent = half_deviance(j, peak, log_peak, 1.0) / (power - 1)
-        value = jnp.log(a * j) - exponent - log_factorial_excess(j) - log_factorial_excess(a * j)
+        value = log(a * j) - exponent - log_factorial_excess(j) - log_factorial_excess(a * j)
         return jnp.where(valid, value, -jnp.inf)
 
     def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -200,7 +234,7 @@ def log_tweedie_series(y: Array, dispersion: Array, power: Array) -> Array:
 
     lowest = jnp.full_like(peak, jnp.finfo(y.dtype).min)
     top, total = lax.fori_loop(*_WINDOW, add, varying((lowest, jnp.zeros_like(peak)), peak))
-    return top + jnp.log(total) + jnp.log(step) - jnp.log(y)
+    return top + log(total) + log(step) - log(y)
 
 
 @jax.jit
@@ -219,7 +253,7 @@ def tweedie_tails(y: Array, mu: Array, dispersion: Array, power: Array) -> tuple
     positive, lower = y > 0, y < mu
     y = jnp.where(positive, y, mu)
     a = (2 - power) / (power - 1)
-    log_rate = (2 - power) * jnp.log(mu) - jnp.log(dispersion * (2 - power))
+    log_rate = (2 - power) * log(mu) - log(dispersion * (2 - power))
     rate = jnp.exp(log_rate)
     x = rate * a * (y / mu)
     peak = rate * jnp.power(y / mu, 2 - power)
@@ -244,7 +278,11 @@ def tweedie_tails(y: Array, mu: Array, dispersion: Array, power: Array) -> tuple
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...] | list) -> Array:
-    """Σ cᵢ xⁱ by Horner's rule."""
+    """Σ cᵢ xⁱ for |x| <= 1 by Horner's rule, without the last terms that together are below the resolution of x."""
+    if all(isinstance(c, float) for c in coefficients):
+        resolution = float(jnp.finfo(x.dtype).eps) / 8 * abs(coefficients[0])
+        left_out = np.cumsum(np.abs(coefficients[::-1])) < resolution
+        coefficients = coefficients[: len(coefficients) - int(left_out.sum())]
     value = jnp.full_like(x, coefficients[-1]) if isinstance(coefficients[-1], float) else coefficients[-1]
     for c in reversed(coefficients[:-1]):
         value = value * x + c

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxirls.links import Interval, Link, slope
+from jaxirls.special import log, log1p_small
 
 __all__ = ["NOT_STORED", "Family", "NotStored", "Working", "cast", "lattice", "times"]
 
@@ -28,7 +29,7 @@ class Working(NamedTuple):
     @property
     def loss(self) -> Array:
         """The whole loss."""
-        return self.partial_loss if self.excess is None else self.partial_loss + jnp.log1p(self.excess)
+        return self.partial_loss if self.excess is None else self.partial_loss + log1p_small(self.excess)
 
 
 class NotStored:
@@ -97,7 +98,7 @@ class Family:
 
     def log_variance_slope(self, eta: Array) -> Array:
         """∂ log V(μ)/∂η."""
-        return slope(lambda eta: jnp.log(self.variance(self.link.inverse(eta))), eta)
+        return slope(lambda eta: log(self.variance(self.link.inverse(eta))), eta)
 
     def mean(self, eta: Array) -> Array:
         """E y at η, on the scale of μ."""

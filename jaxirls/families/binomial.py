@@ -17,7 +17,7 @@ from jax.scipy.special import betainc
 
 from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Link, Log, Logit
-from jaxirls.special import half_deviance, log_factorial_excess
+from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess
 from jaxirls.trees import pytree, varying
 
 __all__ = ["Binomial", "NegativeBinomial"]
@@ -64,7 +64,7 @@ class Binomial(Family):
         log_mu, log_rest, excess = self.link.log_shares(eta)
         loss = -times(y, log_mu) - times(failures, log_rest)
         if excess is not None and self.trials is not None:
-            loss, excess = loss + m * jnp.log1p(excess), None
+            loss, excess = loss + m * log1p_small(excess), None
         return Working(y * up + failures * down, -m * up * down, loss, excess)
 
     def variance(self, mu: Array) -> Array:
@@ -75,7 +75,7 @@ class Binomial(Family):
 
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         m = self._m(eta)
-        log_m = 0.0 if self.trials is None else jnp.log(m)
+        log_m = 0.0 if self.trials is None else log(m)
 
         def counts(eta: Array, y: Array) -> Array:
             log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
@@ -202,7 +202,7 @@ class NegativeBinomial(Family):
 
     def working(self, eta: Array, y: Array) -> Working:
         alpha, log_mu, rate = self._alpha(eta), self.link.log_inverse(eta), self.link.log_inverse_deriv(eta)
-        v = log_mu + jnp.log(alpha)
+        v = log_mu + log(alpha)
         size, rest = 1 / alpha, Logit().log_inverse_deriv(v)
         information = size * Logit().inverse(v)
         loss = -(y + size) * Logit().log_complement(v) - times(y, log_mu)
@@ -212,17 +212,17 @@ class NegativeBinomial(Family):
         return mu + self._alpha(mu) * jnp.square(mu)
 
     def log_variance_slope(self, eta: Array) -> Array:
-        odds = Logit().inverse(self.link.log_inverse(eta) + jnp.log(self._alpha(eta)))
+        odds = Logit().inverse(self.link.log_inverse(eta) + log(self._alpha(eta)))
         return self.link.log_inverse_deriv(eta) * (1 + odds)
 
     def unit_deviance(self, eta: Array, y: Array) -> Array:
         # Given y + 1/α trials the law is binomial, so the deviance is a sum of two Poisson ones.
         alpha, log_mu = self._alpha(eta), self.link.log_inverse(eta)
-        v = log_mu + jnp.log(alpha)
+        v = log_mu + log(alpha)
         log_ratio = jnp.log1p(alpha * y) + Logit().log_complement(v)
         trials = 1 / alpha + y
         counts = half_deviance(y, trials * Logit().inverse(v), log_mu + log_ratio, 1.0)
-        rest = half_deviance(1 / alpha, trials * Logit().log_inverse_deriv(v), log_ratio - jnp.log(alpha), 1.0)
+        rest = half_deviance(1 / alpha, trials * Logit().log_inverse_deriv(v), log_ratio - log(alpha), 1.0)
         return 2 * (counts + rest)
 
     def log_saturated(self, y: Array, precision: Array) -> Array:

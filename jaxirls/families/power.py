@@ -20,6 +20,7 @@ from jaxirls.special import (
     LOG_2PI,
     box_cox,
     half_deviance,
+    log,
     log_factorial_excess,
     log_tweedie_series,
     mills_ratio,
@@ -51,7 +52,7 @@ class Gaussian(Family):
         return jnp.square(y - self.link.inverse(eta))
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
-        return 0.5 * (jnp.log(precision) - LOG_2PI)
+        return 0.5 * (log(precision) - LOG_2PI)
 
     def likelihood_scale(self, scale: Array, deviance: Array, nobs: Array) -> Array:
         # With the identity link the variance is profiled out, as in statsmodels and R.
@@ -117,7 +118,7 @@ class PowerVariance(Family):
         # A(y) = y^c/c with c = 1 - k/3.
         k, log_mu = self._power(eta), self.link.log_inverse(eta)
         positive = y > 0
-        log_ratio = jnp.log(jnp.where(positive, y, 1.0)) - log_mu
+        log_ratio = log(jnp.where(positive, y, 1.0)) - log_mu
         c = 1 - k / 3
         difference = jnp.where(positive, box_cox(c, log_ratio), -1 / jnp.maximum(c, 0.0))
         return self._mean_to(1 - 0.5 * k, eta) * difference
@@ -170,7 +171,7 @@ class Gamma(PowerVariance):
         return 2.0
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
-        return jnp.log(precision) - log_factorial_excess(precision) - jnp.log(y)
+        return log(precision) - log_factorial_excess(precision) - log(y)
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         shape = cast(1 / scale, mu) + jnp.zeros_like(mu)
@@ -199,7 +200,7 @@ class InverseGaussian(PowerVariance):
         return 3.0
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
-        return 0.5 * (jnp.log(precision) - LOG_2PI - 3 * jnp.log(y))
+        return 0.5 * (log(precision) - LOG_2PI - 3 * log(y))
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         positive, shape = y > 0, cast(1 / scale, mu)
@@ -260,8 +261,8 @@ class Tweedie(PowerVariance):
         y_safe = jnp.where(y > 0, y, 1.0)
         between = (p > 1) & (p < 2)
         series = log_tweedie_series(y_safe, 1 / precision, jnp.where(between, p, 1.5))
-        gamma = jnp.log(precision) - log_factorial_excess(precision) - jnp.log(y_safe)
-        saddlepoint = 0.5 * (jnp.log(precision) - LOG_2PI - p * jnp.log(y_safe))
+        gamma = log(precision) - log_factorial_excess(precision) - log(y_safe)
+        saddlepoint = 0.5 * (log(precision) - LOG_2PI - p * log(y_safe))
         poisson = -precision * log_factorial_excess(y_safe)
         positive = jnp.where(between, series, jnp.where(p == 1, poisson, jnp.where(p == 2, gamma, saddlepoint)))
         return jnp.where(y > 0, positive, 0.0)
