@@ -2,6 +2,7 @@
 
 designs      fits a second of each layout of X, by rows and columns; the choices of ``engine/batch.py`` come from these
 families     fits a second of families and links, n = 200, p = 5, and the most passes that a dataset takes
+penalties    a batch under Jeffreys' penalty, in units of one without
 stragglers   a batch with a fifth of its datasets separated, in units of one with none
 memory       resident memory of a study of a million datasets, n = 200, p = 5, float64
 compiling    seconds of a first call, by columns, each in a process of its own (importing JAX apart), and of a second
@@ -64,6 +65,7 @@ FAMILIES = (
     ji.NegativeBinomial(alpha=1.0),
     ji.InverseGaussian(link=links.Log()),
 )
+PENALIZED_SHAPES = ((20, 2), (200, 5), (50, 8), (1000, 20))
 SHARED_SHAPES = ((20, 2), (200, 5), (200, 8), (200, 20), (1000, 5), (1000, 20))
 
 MILLION = """
@@ -150,6 +152,18 @@ def families() -> None:
             print(f"  {dtype} {name}: {rate:,.0f}, at most {int(fit.n_iter.max())} passes", flush=True)
 
 
+def penalties() -> None:
+    """Small samples and large."""
+    rng = np.random.default_rng(0)
+    for dtype in ("float64", "float32"):
+        for n, p in PENALIZED_SHAPES:
+            X = rng.normal(size=(ELEMENTS // (n * p), n, p)).astype(dtype)
+            y = rng.binomial(1, 1 / (1 + np.exp(-X[..., 0]))).astype(dtype)
+            fits = {str(penalty): _public(X, y, ji.Binomial(), penalty) for penalty in (None, ji.Jeffreys())}
+            without, penalized = in_turns(fits).values()
+            print(f"  {dtype}, n = {n}, p = {p}: {penalized / without:.1f}", flush=True)
+
+
 def stragglers() -> None:
     """With and without datasets that are separated."""
     for dtype in ("float64", "float32"):
@@ -159,8 +173,8 @@ def stragglers() -> None:
         print(f"  {dtype}: {seconds['a fifth'] / seconds['none']:.2f}", flush=True)
 
 
-def _public(x: ArrayLike, y: ArrayLike, family: ji.Family) -> Callable[[], object]:
-    return lambda: ji.fit(x, y, family).params
+def _public(x: ArrayLike, y: ArrayLike, family: ji.Family, penalty: ji.Penalty | None = None) -> Callable[[], object]:
+    return lambda: ji.fit(x, y, family, penalty=penalty).params
 
 
 def memory() -> None:
@@ -183,6 +197,7 @@ def _said_by(program: str) -> str:
 SECTIONS = {
     "designs": designs,
     "families": families,
+    "penalties": penalties,
     "stragglers": stragglers,
     "memory": memory,
     "compiling": compiling,
