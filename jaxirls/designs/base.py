@@ -81,7 +81,7 @@ class Design(Protocol):
         ...
 
     def squares(self) -> Array:
-        """|xᵢ|², (n, T)."""
+        """|xᵢ|², (n, T), or (n, 1) where all lanes share X."""
         ...
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
