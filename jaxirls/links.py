@@ -346,7 +346,7 @@ class Probit(Link):
         x, tail = _magnitude(eta), _normal_tail(eta)
         odds = tail / (1 - tail)
         lower = log(mills_ratio(x) * (1 + odds)) - 0.5 * (jnp.square(x) + LOG_2PI)
-        return jnp.where(eta >= 0, 0.0, lower), jnp.where(eta >= 0, lower, 0.0), odds
+        return *_either(eta, lower), odds
 
 
 @pytree
@@ -367,9 +367,8 @@ class Cauchy(Link):
         return 1 / (jnp.pi * (1 + jnp.square(eta)))
 
     def log_inverse(self, eta: Array) -> Array:
-        upper = eta >= 0
-        rest = _angle(jnp.where(upper, eta, -eta)) / jnp.pi
-        return jnp.where(upper, log1p_small(-rest), log(rest))
+        tail = _cauchy_tail(eta)
+        return jnp.where(eta >= 0, log1p_small(-tail), log(tail))
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         # 1/((1+η²) arctan2(1, -η)), with the square taken apart so that it cannot overflow.
@@ -383,10 +382,10 @@ class Cauchy(Link):
         return -self.log_inverse_deriv(-eta)
 
     def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
-        tail = _angle(_magnitude(eta)) / jnp.pi
+        tail = _cauchy_tail(eta)
         odds = tail / (1 - tail)
         lower = log(odds)
-        return jnp.where(eta >= 0, 0.0, lower), jnp.where(eta >= 0, lower, 0.0), odds
+        return *_either(eta, lower), odds
 
 
 @pytree
@@ -524,6 +523,16 @@ def _normal_tail(eta: Array) -> Array:
 def _angle(eta: Array) -> Array:
     """arctan2(1, η): π times the upper tail of the Cauchy distribution."""
     return jnp.arctan2(jnp.ones_like(eta), eta)
+
+
+def _cauchy_tail(eta: Array) -> Array:
+    """The upper tail of the Cauchy distribution at |η|."""
+    return _angle(_magnitude(eta)) / jnp.pi
+
+
+def _either(eta: Array, lower: Array) -> tuple[Array, Array]:
+    """What ``Link.log_shares`` gives of log μ and log(1-μ): zero of the larger, ``lower`` of the smaller."""
+    return jnp.where(eta >= 0, 0.0, lower), jnp.where(eta >= 0, lower, 0.0)
 
 
 def _hazard(eta: Array) -> tuple[Array, Array]:

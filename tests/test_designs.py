@@ -30,7 +30,8 @@ def laid(design, x):
 
 
 @pytest.mark.parametrize("n", [3, 71, 126])
-@pytest.mark.parametrize(("design", "p"), [*product(DESIGNS, (2, 9)), *product(WIDE, (13,))])
+@pytest.mark.parametrize("p", [2, 9, 13])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     rng = np.random.default_rng(n)
     x = rng.normal(size=(LANES, n, p))

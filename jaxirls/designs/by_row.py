@@ -54,7 +54,7 @@ class LanesByRow(Lanes):
         return folded(pair, lambda i: values[i], self.n)
 
     def whitened(self, factor: Factor) -> Design:
-        return LanesByRow(_through(factor, self.x))
+        return LanesByRow(_through_by_row(factor, self.x))
 
     def running(self, beta: Array, rows: Rows, kernel: Kernel) -> _Running:
         """The sums of all rows, as they are kept from row to row."""
@@ -207,7 +207,7 @@ class Folded(Design):
 
     def whitened(self, factor: Factor) -> Design:
         spread = jax.tree.map(lambda leaf: jnp.tile(leaf, (*(1,) * (leaf.ndim - 1), self._fold)), factor)
-        return Folded(_through(spread, self.x), through(factor, self.rest))
+        return Folded(_through_by_row(spread, self.x), through(factor, self.rest))
 
     def squares(self) -> Array:
         return jnp.concatenate([square(self.x).reshape(-1, self.rest.shape[2]), square(self.rest)])
@@ -245,7 +245,7 @@ class Folded(Design):
         return leaf[..., 0, :]
 
 
-def _through(factor: Factor, x: Array) -> Array:
+def _through_by_row(factor: Factor, x: Array) -> Array:
     """L⁻¹D xᵢ of rows (n, p, T) or (n, p, 1), row by row."""
 
     def fill(i: Array, z: Array) -> Array:
