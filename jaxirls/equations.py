@@ -26,6 +26,7 @@ class Equations(NamedTuple):
     half: Array  # (p, T), R⁻ᵀs: its squares sum to s'G⁻¹s
     score: Array  # (p, T), s
     singular: Array  # (T,), G is not positive definite to rounding, on the columns that are not aliased
+    lossy: Array  # (T,), G is so close to singular that squaring has cost more than half of the digits
     sums: tuple[Array, ...]  # each (T,), of the kernel's further terms
     minima: tuple[Array, ...]
     log_excess: Array | float  # (T,), see ``designs.Terms``
@@ -51,7 +52,9 @@ def by_cholesky(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equat
         score = score - system.curvature * beta
     factor = linalg.factorize(gram)
     singular = ~(factor.pivot > pivot_tolerance(system.design.p, score.dtype))
-    return Equations(factor, linalg.forward(factor, score), score, singular, total.sums, total.minima, total.log_excess)
+    lossy = ~(factor.pivot > float(jnp.finfo(score.dtype).eps) ** 0.5)
+    half = linalg.forward(factor, score)
+    return Equations(factor, half, score, singular, lossy, total.sums, total.minima, total.log_excess)
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
@@ -78,7 +81,8 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     left_out = factor.scaling == 0
     if system.aliased is not None:
         left_out, score = left_out & ~system.aliased, jnp.where(system.aliased, 0.0, score)
-    return Equations(factor, half, score, left_out.any(0), *further(terms, weight.shape))
+    singular = left_out.any(0)
+    return Equations(factor, half, score, singular, jnp.zeros_like(singular), *further(terms, weight.shape))
 
 
 def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:

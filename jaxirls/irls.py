@@ -64,7 +64,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = in_one_kernel(partial(first_passes, config), problem)
     found = evident(problem, state)
-    solution, certain = statistics(problem, marked(state, found), config, by_cholesky)
+    solution, certain, lossy = statistics(problem, marked(state, found), config, by_cholesky)
     solution = solution._replace(direction=found.direction)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
@@ -74,7 +74,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
         decrement=jnp.where(early, jnp.inf, state.decrement),
         code=jnp.where(early, RUNNING, state.code),
     )
-    ill = _ill_conditioned(problem, state, solution, config)
+    ill = _asks_for_qr(problem, state, lossy, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
@@ -117,12 +117,12 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
         anew = anew & (state.code != Status.BOUNDARY)
-    solution, certain = statistics(problem, state, config, by_cholesky)
+    solution, certain, lossy = statistics(problem, state, config, by_cholesky)
     anew = anew | (open_ & (state.code == ILL_CONDITIONED))
     if config.solver == "cholesky":
         anew = ill = jnp.zeros_like(anew)
     else:
-        ill = anew | (open_ & _ill_conditioned(problem, state, solution, config))
+        ill = anew | (open_ & _asks_for_qr(problem, state, lossy, config))
     return Finished(state, found, anew), concluded(solution, certain, found), ill
 
 
@@ -135,7 +135,7 @@ def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution
         lambda: _select(anew, fit_independent(problem, found.separated, config), (aliased, state)),
         lambda: (aliased, state),
     )
-    solution, certain = statistics(problem._replace(aliased=aliased), state, config, by_qr)
+    solution, certain, _ = statistics(problem._replace(aliased=aliased), state, config, by_qr)
     return concluded(solution, certain, found)
 
 
@@ -197,13 +197,11 @@ def _to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> 
     )
 
 
-def _ill_conditioned(problem: Problem, state: State, solution: Solution, config: IRLS) -> Array:
-    """Whether the Gram matrix is too close to singular: its squares then cost more than half of the digits."""
+def _asks_for_qr(problem: Problem, state: State, lossy: Array, config: IRLS) -> Array:
+    """Which lanes the Gram matrix serves too badly, or, without QR, not at all."""
     if config.solver == "cholesky":
         return state.code == ILL_CONDITIONED
-    pivot = linalg.factor_of(solution.root).pivot
-    ill = (state.code == ILL_CONDITIONED) | ~(pivot > float(jnp.finfo(pivot.dtype).eps) ** 0.5)
-    return (ill | (config.solver == "qr")) & ~problem.invalid
+    return ((state.code == ILL_CONDITIONED) | lossy | (config.solver == "qr")) & ~problem.invalid
 
 
 def _select(where: Array, new: Any, old: Any) -> Any:
@@ -339,6 +337,8 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     code = jnp.where(stuck, Status.STALLED, RUNNING)
     code = jnp.where(accept & done, Status.CONVERGED, code)
     code = jnp.where(accept & equations.singular, ILL_CONDITIONED, code)
+    # The barrier keeps XLA from deciding again for every part of the state.
+    accept, code = lax.optimization_barrier((accept, code))
     beta = jnp.where(accept, candidate, state.beta)
     return State(
         beta=jnp.where(code == Status.CONVERGED, beta + step, beta),

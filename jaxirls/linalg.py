@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from jaxirls.folds import UNROLL
+from jaxirls.folds import UNROLL, total
 from jaxirls.trees import varying
 
 WIDE = 64
@@ -49,13 +49,14 @@ def factorize(matrix: Array) -> Factor:
     scaling = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scaled = matrix * scaling[:, None] * scaling[None, :]
     cholesky = _cholesky_unrolled if p <= UNROLL else _cholesky_columns if p <= WIDE else _cholesky_by_lapack
+    # The barrier keeps XLA from computing the pivot, or the scaling, again wherever it is asked for.
     lower, pivot = cholesky(scaled)
-    return Factor(lower, scaling, pivot)
+    return Factor(*lax.optimization_barrier((lower, scaling, pivot)))
 
 
 def factor_of(root: Array) -> Factor:
     """The factor of RᵀR for an upper triangular ``root`` R; where its diagonal is zero, row and column are left out."""
-    size, used = jnp.sqrt(jnp.square(root).sum(0)), _diagonal(root) != 0
+    size, used = jnp.sqrt(total(lambda k: jnp.square(root[k]), root.shape[0])), _diagonal(root) != 0
     scaling = jnp.where(used, 1 / jnp.where(used, size, 1.0), 0.0)
     left_out = jnp.eye(root.shape[0], dtype=bool)[:, :, None] & ~used[None]
     lower = jnp.where(left_out, 1.0, jnp.swapaxes(root * scaling[None], 0, 1))
@@ -84,7 +85,7 @@ def forward(factor: Factor, rhs: Array, unroll: int = UNROLL) -> Array:
 
 def colored(factor: Factor, z: Array) -> Array:
     """D⁻¹ L z, (p, T): the inverse of ``forward``."""
-    return (factor.lower * z[None]).sum(1) * _reciprocal(factor.scaling)
+    return total(lambda k: factor.lower[:, k] * z[k][None], z.shape[0]) * _reciprocal(factor.scaling)
 
 
 def backward(factor: Factor, z: Array) -> Array:
@@ -115,8 +116,9 @@ def log_determinant(factor: Factor) -> Array:
 
 
 def _diagonal(matrix: Array) -> Array:
-    """(p, T), by a mask: an index array would make of it a gather, or a scatter of its derivative."""
-    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool)[:, :, None], matrix, 0.0).sum(1)
+    """(p, T), by strides: an index array would make of it a gather, or a scatter of its derivative."""
+    p = matrix.shape[0]
+    return lax.slice_in_dim(matrix.reshape(p * p, -1), 0, None, p + 1)
 
 
 def _cholesky_unrolled(a: Array) -> tuple[Array, Array]:
@@ -182,7 +184,8 @@ def half_inverse_of_root(root: Array) -> Array:
 
 def whiten(factor: Factor, x: Array) -> Array:
     """Lᵀ D⁻¹ x, (p, T): the inverse of ``backward``; its squares sum to xᵀAx."""
-    return (factor.lower * (x * _reciprocal(factor.scaling))[:, None]).sum(0)
+    scaled = x * _reciprocal(factor.scaling)
+    return total(lambda k: factor.lower[k] * scaled[k][None], x.shape[0])
 
 
 def _reciprocal(x: Array) -> Array:

@@ -42,8 +42,11 @@ def orthonormalize(a: Array) -> Basis:
             v = v - combine(q, along)
             own = own - combine(m, along)
             share = share + along
+        # The barriers keep XLA from computing this again for every part of the basis.
+        v, own, share = lax.optimization_barrier((v, own, share))
         left = length(v)
         spanned = left <= total(lambda k: noise[k] * jnp.abs(own[k]), p)
+        spanned, left = lax.optimization_barrier((spanned, left))
         scale = jnp.where(spanned, 0.0, 1 / jnp.where(spanned, 1.0, left))[None]
         share = jnp.where(columns == j, jnp.where(spanned, 0.0, left)[None], share)
         return Basis(q.at[:, j].set(v * scale), r.at[:, j].set(share), m.at[:, j].set(own * scale))

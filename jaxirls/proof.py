@@ -44,17 +44,17 @@ class Solution(NamedTuple):
     status: Array
 
 
-def statistics(problem: Problem, state: State, config: Algorithm, method: Method) -> tuple[Solution, Array]:
+def statistics(problem: Problem, state: State, config: Algorithm, method: Method) -> tuple[Solution, Array, Array]:
     """One pass at the final β, and the proof.
 
-    Returns the solution and whether its status is certain: a converged lane of a family that can be separated also
-    needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of
-    x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J.
-    Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+    Returns the solution, whether its status is certain, and where the equations were ``lossy``. To be certain, a
+    converged lane of a family that can be separated also needs the certificate that the estimate exists. It is
+    Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of x'd (logit, Poisson log), the maximum exists if the
+    decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
     """
     rows, beta = problem.rows, state.beta
     equations = method(problem.system, beta, rows, _final)
-    factor, singular = equations.factor, equations.singular
+    factor, singular, lossy = equations.factor, equations.singular, equations.lossy
     nobs, chi2 = problem.nobs, equations.sums[1]
     deviance = _deviance(problem, beta, equations)
     smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
@@ -75,6 +75,8 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
     status = jnp.where(state.code == RUNNING, Status.MAX_ITERATIONS, state.code)
     status = jnp.where(status == ILL_CONDITIONED, Status.RANK_DEFICIENT, status)
     status = jnp.where((status == Status.CONVERGED) & ~proven, Status.STALLED, status).astype(jnp.int32)
+    # The barrier keeps XLA from computing all of this again for every result that it blanks.
+    status = lax.optimization_barrier(status)
     invalid = status == Status.INVALID_DATA
     unfitted = invalid | (status == Status.RANK_DEFICIENT)
     aliased = jnp.zeros(beta.shape, bool) if problem.aliased is None else problem.aliased & ~invalid[None]
@@ -99,14 +101,14 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
         status=status,
     )
     if _cones(problem) is None and not problem.has_edge:
-        return solution, jnp.ones_like(invalid)
+        return solution, jnp.ones_like(invalid), lossy
     certain = status == Status.CONVERGED
     if _cones(problem) is not None:
         certain = certain & ((jnp.square(size) <= smallest / 4) | ~problem.free.any(0))
     if problem.has_edge:
         # Where the weights have no bound, a small decrement is no proof.
         certain = certain & is_inside(problem, beta)
-    return solution, certain | invalid
+    return solution, certain | invalid, lossy
 
 
 def _final(eta: Array, rows: Rows) -> Terms:

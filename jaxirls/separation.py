@@ -210,7 +210,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     largest = folded(jnp.maximum, lambda i: jnp.where(moving[i], z[i], 0.0), n)
     # ‖Qr‖ = ‖r‖ ≥ 1 moves some row by ‖r‖/√n at least: half of either leaves room for rounding and none for doubt.
     moves = (norm > 0.5) & (largest > norm / (2 * math.sqrt(n)))
-    separated = (state.verdict == CONE) & holds & moves
+    separated = lax.optimization_barrier((state.verdict == CONE) & holds & moves)
     direction = normalized(jnp.ldexp(jnp.where(separated[None], d, 0.0), -exponent))
     return Recession(separated, separated | (state.verdict == OVERLAP), direction)
 
@@ -373,6 +373,10 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     )
     verdict = jnp.where(blocked, jnp.where(step > 0, RUNNING, STALLED), priced)
 
+    # The barrier keeps XLA from computing all of this again for every part of the state.
+    target, shortened, dropped, blocked, verdict = lax.optimization_barrier(
+        (target, shortened, dropped, blocked, verdict)
+    )
     entering = jnp.take_along_axis(problem.rows, worst[None, None], axis=0)[0]
     entering_free = jnp.take_along_axis(problem.flat, worst[None], axis=0)
     slot = jnp.argmax(state.row < 0, axis=0)

@@ -145,6 +145,7 @@ def half_deviance(y: Array, mu: Array, log_mu: Array, power: Array | float) -> A
     With r = log(y/μ) and m = 2-k it is μᵐ r² exp[0, r, mr], where exp[...] is the divided difference; its power series
     Σ (1+m+...+mʲ) rʲ/(j+2)! serves near saturation. Away from it the two terms of the integral are taken from the
     larger of y and μ, so that neither overflows before the result does. At y = 0 it is μᵐ/m for k < 2, else infinite.
+    For k = 1 they are y r and μ - y, and no exponential is taken.
     ``log_mu`` is asked for beside ``mu`` because it is exact where ``mu`` has under- or overflowed.
     """
     m = 2 - power
@@ -165,16 +166,20 @@ def half_deviance(y: Array, mu: Array, log_mu: Array, power: Array | float) -> A
         sums.append(1 + m * sums[-1])
     series = _polynomial(r_near, [s / math.factorial(j + 2) for j, s in enumerate(sums)])
 
+    mu_m = _power(mu, log_mu, m)
+    close_by = mu_m * jnp.square(r_near) * series
+    if isinstance(power, float | int) and power == 1:
+        return jnp.where(positive, jnp.where(near, close_by, y_safe * r + (mu - y_safe)), mu)
+
     s = jnp.where(near, -1.0, -jnp.abs(jnp.where(near, 1.0, r)))
     direct = jnp.where(
         r > 0,
         box_cox(m, s) - box_cox(m - 1, s),
         jnp.exp(m * s) * box_cox(1 - m, s) - box_cox(m, s),
     )
-
-    mu_m, larger_m = _power(mu, log_mu, m), _power(jnp.maximum(y_safe, mu), jnp.maximum(log_y, log_mu), m)
+    larger_m = _power(jnp.maximum(y_safe, mu), jnp.maximum(log_y, log_mu), m)
     at_zero = jnp.where(m > 0, mu_m / jnp.where(m > 0, m, 1.0), jnp.inf)
-    return jnp.where(positive, jnp.where(near, mu_m * jnp.square(r_near) * series, larger_m * direct), at_zero)
+    return jnp.where(positive, jnp.where(near, close_by, larger_m * direct), at_zero)
 
 
 def log_factorial_excess(x: Array) -> Array:

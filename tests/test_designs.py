@@ -92,11 +92,11 @@ def test_rows_fold_as_numpy_reduces_them(design, pair, n):
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of the loop over tiles")
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_first_round_calls_no_library(shared):
+@pytest.mark.parametrize(("p", "shared"), [(5, False), (5, True), (8, False), (20, False)])
+def test_the_first_round_calls_no_library(p, shared):
     """One call in it would keep the loop over tiles from being one function, at twice the time a fit."""
-    x = jax.ShapeDtypeStruct((1 if shared else 256, 200, 5), jnp.float32)
-    y = jax.ShapeDtypeStruct((256, 200), jnp.float32)
+    x = jax.ShapeDtypeStruct((1 if shared else 256, 100, p), jnp.float32)
+    y = jax.ShapeDtypeStruct((256, 100), jnp.float32)
     batch = Batch(x, y, None, y, None, ji.Binomial(), None, None, None)
     program = jax.jit(first_round, static_argnums=(1, 2)).lower(batch, plan(batch), ji.IRLS()).compile().as_text()
     assert "xla_cpu_small_call" in program
