@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from jaxirls.designs import Design, Terms
 from jaxirls.folds import total
-from jaxirls.linalg import Factor, backward, factorize, forward
+from jaxirls.linalg import Factor, backward, factorize_with
 from jaxirls.links import slope
 from jaxirls.penalties import Penalty
 from jaxirls.rows import Rows
@@ -67,8 +67,8 @@ def newton_step(penalty: Penalty, rows: Rows, at: Bend, eta: Array, half: Array,
         by_information = cubes(slope(family.information, eta))
     double = total(lambda ab: by_rate[ab][:, None] * by_information[ab][None], p * p)
     turn = at.turn + 0.5 * scale[None, None] * double
-    newton = factorize(0.5 * (turn + jnp.swapaxes(turn, 0, 1)))
-    step = backward(newton, forward(newton, half))
+    newton, z = factorize_with(0.5 * (turn + jnp.swapaxes(turn, 0, 1)), half)
+    step = backward(newton, z)
     far = jnp.sqrt(jnp.square(step).sum(0)) / (LEAP * jnp.sqrt(jnp.square(half).sum(0)))
     return jnp.where(newton.pivot > 0, step / jnp.maximum(far, 1.0)[None], half)
 

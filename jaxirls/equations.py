@@ -29,7 +29,7 @@ class Equations(NamedTuple):
     lossy: Array  # (T,), G is so close to singular that squaring has cost more than half of the digits
     sums: tuple[Array, ...]  # each (T,), of the kernel's further terms
     minima: tuple[Array, ...]
-    log_excess: Array | float  # (T,), see ``designs.Terms``
+    log_excess: Array  # (T,), see ``designs.Terms``
 
 
 class System(NamedTuple):
@@ -50,11 +50,11 @@ def by_cholesky(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equat
     if system.curvature is not None:
         gram = gram + jnp.where(jnp.eye(system.design.p, dtype=bool)[:, :, None], system.curvature[None], 0.0)
         score = score - system.curvature * beta
-    factor = linalg.factorize(gram)
+    factor, half = linalg.factorize_with(gram, score)
     singular = ~(factor.pivot > pivot_tolerance(system.design.p, score.dtype))
     lossy = ~(factor.pivot > float(jnp.finfo(score.dtype).eps) ** 0.5)
-    half = linalg.forward(factor, score)
-    return Equations(factor, half, score, singular, lossy, total.sums, total.minima, total.log_excess)
+    log_excess = jnp.zeros_like(factor.pivot) + total.log_excess
+    return Equations(factor, half, score, singular, lossy, total.sums, total.minima, log_excess)
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
@@ -85,11 +85,12 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     return Equations(factor, half, score, singular, jnp.zeros_like(singular), *further(terms, weight.shape))
 
 
-def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | float]:
+def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
     """What the kernel asks for beside the equations, from terms of all rows at once, (n, T)."""
     sums = tuple(jnp.broadcast_to(term, shape).sum(0) for term in terms.sums)
     minima = tuple(jnp.broadcast_to(term, shape).min(0) for term in terms.minima)
-    return sums, minima, 0.0 if terms.excess is None else jnp.log1p(jnp.broadcast_to(terms.excess, shape)).sum(0)
+    excess = jnp.zeros_like(terms.residual) if terms.excess is None else terms.excess
+    return sums, minima, jnp.log1p(jnp.broadcast_to(excess, shape)).sum(0)
 
 
 def stacked(system: System, x: Array) -> Array:

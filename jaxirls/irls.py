@@ -40,6 +40,7 @@ from jaxirls.proof import (
     evident,
     existence,
     is_inside,
+    last_pass,
     marked,
     room_left,
     statistics,
@@ -64,7 +65,8 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = in_one_kernel(partial(first_passes, config), problem)
     found = evident(problem, state)
-    solution, certain, lossy = statistics(problem, marked(state, found), config, by_cholesky)
+    equations = last_pass(problem, state.beta, by_cholesky)
+    solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
@@ -74,7 +76,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
         decrement=jnp.where(early, jnp.inf, state.decrement),
         code=jnp.where(early, RUNNING, state.code),
     )
-    ill = _asks_for_qr(problem, state, lossy, config)
+    ill = _asks_for_qr(problem, state, equations, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
@@ -108,6 +110,34 @@ class Finished(NamedTuple):
 
 def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[Finished, Solution, Array]:
     """Decide separation for the open lanes and run the others among them to their end; also which lanes ask for QR."""
+    finished, equations, ill = _finished(problem, state, open_, config)
+    return finished, _concluded(problem, finished, equations, config), ill
+
+
+def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution:
+    """The solutions of lanes that ask for QR: the statistics at least, and for some of them the estimate."""
+    problem, finished, equations = _finished_by_qr(problem, finished, config)
+    return _concluded(problem, finished, equations, config)
+
+
+def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
+    """The solutions of the open lanes, by QR where they ask for it, in one program."""
+    finished, equations, ill = _finished(problem, state, open_, config)
+    if config.solver != "cholesky":
+        none = jnp.zeros(state.beta.shape, bool)
+        by_cholesky_alone = varying((none, finished, equations), problem)
+
+        def by_qr_too() -> tuple[Array, Finished, Equations]:
+            fitted, *new = _finished_by_qr(problem, finished, config)
+            return _select(ill, (fitted.aliased, *new), by_cholesky_alone)
+
+        aliased, finished, equations = lax.cond(ill.any(), by_qr_too, lambda: by_cholesky_alone)
+        problem = problem._replace(aliased=aliased)
+    return _concluded(problem, finished, equations, config)
+
+
+def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[Finished, Equations, Array]:
+    """The end of the open lanes and the equations there, by Cholesky factors, and which lanes ask for QR."""
     found = existence(problem, open_)
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
@@ -117,17 +147,17 @@ def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
         anew = anew & (state.code != Status.BOUNDARY)
-    solution, certain, lossy = statistics(problem, state, config, by_cholesky)
+    equations = last_pass(problem, state.beta, by_cholesky)
     anew = anew | (open_ & (state.code == ILL_CONDITIONED))
     if config.solver == "cholesky":
         anew = ill = jnp.zeros_like(anew)
     else:
-        ill = anew | (open_ & _asks_for_qr(problem, state, lossy, config))
-    return Finished(state, found, anew), concluded(solution, certain, found), ill
+        ill = anew | (open_ & _asks_for_qr(problem, state, equations, config))
+    return Finished(state, found, anew), equations, ill
 
 
-def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution:
-    """The solutions of lanes that ask for QR: the statistics at least, and for some of them the estimate."""
+def _finished_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Problem, Finished, Equations]:
+    """The lanes fitted anew where they are to be, the columns that are then left out, and the equations, by QR."""
     state, found, anew = varying(finished, problem)
     aliased = varying(jnp.zeros(state.beta.shape, bool), problem)
     aliased, state = lax.cond(
@@ -135,19 +165,14 @@ def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution
         lambda: _select(anew, fit_independent(problem, found.separated, config), (aliased, state)),
         lambda: (aliased, state),
     )
-    solution, certain, _ = statistics(problem._replace(aliased=aliased), state, config, by_qr)
-    return concluded(solution, certain, found)
+    problem = problem._replace(aliased=aliased)
+    return problem, Finished(state, found, anew), last_pass(problem, state.beta, by_qr)
 
 
-def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
-    """The solutions of the open lanes, by QR where they ask for it, in one program."""
-    finished, solution, ill = finish(problem, state, open_, config)
-    if config.solver == "cholesky":
-        return solution
-    solution = varying(solution, problem)
-    return lax.cond(
-        ill.any(), lambda: _select(ill, finish_by_qr(problem, finished, config), solution), lambda: solution
-    )
+def _concluded(problem: Problem, finished: Finished, equations: Equations, config: IRLS) -> Solution:
+    """The solutions, with the proof of separation."""
+    solution, certain = statistics(problem, finished.state, config, equations)
+    return concluded(solution, certain, finished.found)
 
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
@@ -197,11 +222,11 @@ def _to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> 
     )
 
 
-def _asks_for_qr(problem: Problem, state: State, lossy: Array, config: IRLS) -> Array:
+def _asks_for_qr(problem: Problem, state: State, equations: Equations, config: IRLS) -> Array:
     """Which lanes the Gram matrix serves too badly, or, without QR, not at all."""
     if config.solver == "cholesky":
         return state.code == ILL_CONDITIONED
-    return ((state.code == ILL_CONDITIONED) | lossy | (config.solver == "qr")) & ~problem.invalid
+    return ((state.code == ILL_CONDITIONED) | equations.lossy | (config.solver == "qr")) & ~problem.invalid
 
 
 def _select(where: Array, new: Any, old: Any) -> Any:
@@ -395,7 +420,7 @@ def _turn_bent(
     move = newton_step(penalty, problem.rows, at, eta, half, scale)
     objective = penalty.objective(loss, factor, scale)
     if objective is None:
-        back = -_along(linalg.whiten(factor, state.step), half)
+        back = -_along(linalg.times_root(factor, state.step), half)
         objective, limit = jnp.where(jnp.isfinite(loss), back, jnp.inf), 0.5 * _along(move, half)
     else:
         limit = objective

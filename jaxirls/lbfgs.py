@@ -23,7 +23,7 @@ from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import Method, by_cholesky
 from jaxirls.matrixfree import by_products
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
-from jaxirls.proof import Solution, concluded, existence, is_inside, marked, statistics, unknown
+from jaxirls.proof import Solution, concluded, existence, is_inside, last_pass, marked, statistics, unknown
 from jaxirls.rows import Rows
 from jaxirls.status import Status
 from jaxirls.trees import varying
@@ -40,7 +40,7 @@ dot = partial(jnp.matmul, precision=HIGHEST)
 def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     """Where L-BFGS ends, the statistics there, and which lanes are open: without a proof."""
     state = minimize(problem, config)
-    solution, certain, _ = statistics(problem, state, config, _method(config))
+    solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
     if solution.root is not None:
         singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
         state = state._replace(code=jnp.where(singular, ILL_CONDITIONED, state.code).astype(jnp.int32))
@@ -58,7 +58,8 @@ def complete(problem: Problem, state: State, open_: Array, config: LBFGS) -> Sol
     if problem.has_edge:
         doubtful = (state.code == Status.CONVERGED) & ~is_inside(problem, state.beta)
         state = state._replace(code=jnp.where(doubtful, Status.STALLED, state.code).astype(jnp.int32))
-    solution, certain, _ = statistics(problem, marked(state, found), config, _method(config))
+    equations = last_pass(problem, state.beta, _method(config))
+    solution, certain = statistics(problem, marked(state, found), config, equations)
     return concluded(solution, certain, found)
 
 

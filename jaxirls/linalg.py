@@ -6,9 +6,11 @@ beyond it the same recurrences run column by column over whole slabs; beyond ``W
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
@@ -36,7 +38,7 @@ class Factor(NamedTuple):
 
     def length(self, x: Array) -> Array:
         """√(xᵀAx)."""
-        return jnp.sqrt(jnp.square(whiten(self, x)).sum(0))
+        return jnp.sqrt(jnp.square(times_root(self, x)).sum(0))
 
     def reach(self, x: Array) -> Array:
         """Σⱼ |xⱼ| √Aⱼⱼ."""
@@ -45,13 +47,21 @@ class Factor(NamedTuple):
 
 def factorize(matrix: Array) -> Factor:
     """Equilibrated Cholesky factorization of every lane; never fails, see ``Factor.pivot``."""
+    return factorize_with(matrix, jnp.zeros_like(matrix[0]))[0]
+
+
+def factorize_with(matrix: Array, rhs: Array) -> tuple[Factor, Array]:
+    """The factor, and ``forward(factor, rhs)``, which takes little more than the factor alone."""
     p, diagonal = matrix.shape[0], _diagonal(matrix)
     scaling = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scaled = matrix * scaling[:, None] * scaling[None, :]
-    cholesky = _cholesky_unrolled if p <= UNROLL else _cholesky_columns if p <= WIDE else _cholesky_by_lapack
+    if p <= UNROLL:
+        lower, pivot, z = _eliminated(scaled, rhs * scaling)
+    else:
+        lower, pivot = (_cholesky_columns if p <= WIDE else _cholesky_by_lapack)(scaled)
     # The barrier keeps XLA from computing the pivot, or the scaling, again wherever it is asked for.
-    lower, pivot = cholesky(scaled)
-    return Factor(*lax.optimization_barrier((lower, scaling, pivot)))
+    factor = Factor(*lax.optimization_barrier((lower, scaling, pivot)))
+    return factor, z if p <= UNROLL else forward(factor, rhs)
 
 
 def factor_of(root: Array) -> Factor:
@@ -121,17 +131,32 @@ def _diagonal(matrix: Array) -> Array:
     return lax.slice_in_dim(matrix.reshape(p * p, -1), 0, None, p + 1)
 
 
-def _cholesky_unrolled(a: Array) -> tuple[Array, Array]:
+def _eliminated(a: Array, rhs: Array) -> tuple[Array, Array, Array]:
+    """L, its smallest squared pivot and L⁻¹ rhs: column by column of L, with rhs as a row below A.
+
+    NaN for the pivot, and a one in its place, where a lane is not positive definite.
+    """
     p = a.shape[0]
-    lower: list[list[Array]] = [[jnp.zeros_like(a[0, 0])] * p for _ in range(p)]
-    pivot = jnp.full_like(a[0, 0], jnp.inf)
+    columns: list[Array] = []  # from the diagonal on
+    inverses = []  # of the diagonal
     for j in range(p):
-        square = a[j, j] - sum(jnp.square(lower[j][k]) for k in range(j))
-        pivot = jnp.minimum(pivot, square)
-        lower[j][j] = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-        for i in range(j + 1, p):
-            lower[i][j] = (a[i, j] - sum(lower[i][k] * lower[j][k] for k in range(j))) / lower[j][j]
-    return jnp.stack([jnp.stack(row) for row in lower]), pivot
+        column = jnp.concatenate([a[j:, j], rhs[j : j + 1]])
+        for k, before in enumerate(columns):
+            column = column - before[j - k :] * before[j - k][None]
+        # The barriers keep XLA from computing the column again for every one after it.
+        inverses.append(lax.optimization_barrier(1 / jnp.sqrt(column[0])))
+        positive = (inverses[j] < jnp.inf)[None]
+        on_diagonal = jnp.arange(column.shape[0])[:, None] == 0
+        scaled = jnp.where(positive, column * inverses[j][None], jnp.where(on_diagonal, 1.0, column))
+        columns.append(lax.optimization_barrier(scaled))
+    pivot = 1 / jnp.square(functools.reduce(jnp.maximum, inverses))
+    # By one gather each, which compiles fast; the entries above L's diagonal are the last of all, zero.
+    entries = jnp.concatenate([*columns, jnp.zeros_like(pivot)[None]])
+    lower, z, start = np.full((p, p), entries.shape[0] - 1), np.zeros(p, int), 0
+    for j in range(p):
+        lower[j:, j], z[j] = start + np.arange(p - j), start + p - j
+        start += p - j + 1
+    return entries[lower], pivot, entries[z]
 
 
 def _cholesky_columns(a: Array) -> tuple[Array, Array]:
@@ -182,8 +207,8 @@ def half_inverse_of_root(root: Array) -> Array:
     return jnp.where(finite, half, jnp.nan)
 
 
-def whiten(factor: Factor, x: Array) -> Array:
-    """Lᵀ D⁻¹ x, (p, T): the inverse of ``backward``; its squares sum to xᵀAx."""
+def times_root(factor: Factor, x: Array) -> Array:
+    """R x, (p, T), of the factor's ``root``: the inverse of ``backward``; its squares sum to xᵀAx."""
     scaled = x * _reciprocal(factor.scaling)
     return total(lambda k: factor.lower[k] * scaled[k][None], x.shape[0])
 

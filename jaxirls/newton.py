@@ -52,10 +52,10 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     surplus = rows.weigh(rows.family.observed_information(at, rows.y) - rows.family.working(at, rows.y).weight)
     z = system.design.whitened(fisher.factor)
     turn = jnp.eye(p, dtype=beta.dtype)[:, :, None] + products(z, surplus)
-    newton = linalg.factorize(turn)
+    newton, half = linalg.factorize_with(turn, fisher.half)
     root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision="highest")
     definite = newton.pivot > float(jnp.finfo(beta.dtype).eps) ** 0.5
-    return _merged(fisher, linalg.factor_of(root), linalg.forward(newton, fisher.half), definite)
+    return _merged(fisher, linalg.factor_of(root), half, definite)
 
 
 def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array) -> Equations:

@@ -44,24 +44,30 @@ class Solution(NamedTuple):
     status: Array
 
 
-def statistics(problem: Problem, state: State, config: Algorithm, method: Method) -> tuple[Solution, Array, Array]:
-    """One pass at the final β, and the proof.
+def last_pass(problem: Problem, beta: Array, method: Method) -> Equations:
+    """The equations at the final β, with the sums that the results are made of."""
+    return method(problem.system, beta, problem.rows, _final)
 
-    Returns the solution, whether its status is certain, and where the equations were ``lossy``. To be certain, a
-    converged lane of a family that can be separated also needs the certificate that the estimate exists. It is
-    Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per unit of x'd (logit, Poisson log), the maximum exists if the
-    decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+
+def statistics(problem: Problem, state: State, config: Algorithm, equations: Equations) -> tuple[Solution, Array]:
+    """The results and the proof, from the ``last_pass`` at the state's β.
+
+    Returns the solution and whether its status is certain. For that a converged lane of a family that can be separated
+    also needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per
+    unit of x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010,
+    Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
     """
     rows, beta = problem.rows, state.beta
-    equations = method(problem.system, beta, rows, _final)
-    factor, singular, lossy = equations.factor, equations.singular, equations.lossy
+    factor, singular = equations.factor, equations.singular
     nobs, chi2 = problem.nobs, equations.sums[1]
-    deviance = _deviance(problem, beta, equations)
-    smallest = jnp.where(jnp.isfinite(equations.minima[0]), equations.minima[0], 0.0)
+    least, *saturated = equations.minima
+    plain = saturated[0] == 1 if saturated else None
+    deviance = _deviance(problem, beta, equations, plain)
+    smallest = jnp.where(jnp.isfinite(least), least, 0.0)
     scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
     # Data fitted exactly have, at their dispersion of zero, no bound to their likelihood.
-    llf = _saturated(problem, at) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
+    llf = _saturated(problem, at, plain) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
 
     penalty, root = problem.bending, factor.root()
     if penalty is not None:
@@ -101,53 +107,54 @@ def statistics(problem: Problem, state: State, config: Algorithm, method: Method
         status=status,
     )
     if _cones(problem) is None and not problem.has_edge:
-        return solution, jnp.ones_like(invalid), lossy
+        return solution, jnp.ones_like(invalid)
     certain = status == Status.CONVERGED
     if _cones(problem) is not None:
         certain = certain & ((jnp.square(size) <= smallest / 4) | ~problem.free.any(0))
     if problem.has_edge:
         # Where the weights have no bound, a small decrement is no proof.
         certain = certain & is_inside(problem, beta)
-    return solution, certain | invalid, lossy
+    return solution, certain | invalid
 
 
 def _final(eta: Array, rows: Rows) -> Terms:
-    """The kernel of the last pass: the sums that the results are made of."""
+    """The kernel of the last pass."""
     family, y = rows.family, rows.y
     at = rows.shift(eta)
     work = family.working(at, y)
     weight = rows.weigh(work.weight)
     present = rows.weight
-    if family.saturates(y) is None:
+    chi2 = rows.weigh(jnp.square(family.pearson_residual(at, y)))
+    minima = [weight if present is None else jnp.where(present > 0, weight, jnp.inf)]
+    saturated = family.saturates(y)
+    if saturated is None:
         deviance, excess = rows.weigh(family.unit_deviance(at, y)), None
     else:
         deviance, excess = loss_terms(rows, work)
-    chi2 = rows.weigh(jnp.square(family.pearson_residual(at, y)))
-    seen = weight if present is None else jnp.where(present > 0, weight, jnp.inf)
-    return Terms(weight, rows.weigh(work.score), (deviance, chi2), (seen,), excess)
+        plain = saturated if present is None else saturated | ~(present > 0)
+        minima.append(plain.astype(weight.dtype))
+    return Terms(weight, rows.weigh(work.score), (deviance, chi2), tuple(minima), excess)
 
 
-def _deviance(problem: Problem, beta: Array, equations: Equations) -> Array:
-    """From the last pass: twice its loss, in lanes where that does not cancel with the likelihood at saturation."""
-    family, y = problem.rows.family, problem.rows.y
-    saturated, total = family.saturates(y), equations.sums[0]
-    if saturated is None:
+def _deviance(problem: Problem, beta: Array, equations: Equations, plain: Array | None) -> Array:
+    """From the last pass: in ``plain`` lanes, whose likelihood at saturation is one, twice its loss."""
+    total = equations.sums[0]
+    if plain is None:
         return total
     twice = 2 * (total + equations.log_excess)
-    certain = problem.design.fold(jnp.logical_and, saturated | ~problem.present, problem.lanes)
 
     def row(data: tuple[Array, Rows]) -> Array:
         eta, rows = data
-        return rows.weigh(family.unit_deviance(eta, rows.y))
+        return rows.weigh(rows.family.unit_deviance(eta, rows.y))
 
     def summed() -> Array:
         whole = problem.design.total((problem.predict(beta), problem.rows), row, problem.lanes)
-        return jnp.where(certain, twice, whole)
+        return jnp.where(plain, twice, whole)
 
-    return lax.cond(certain.all(), lambda: twice, summed)
+    return lax.cond(plain.all(), lambda: twice, summed)
 
 
-def _saturated(problem: Problem, scale: Array) -> Array:
+def _saturated(problem: Problem, scale: Array, plain: Array | None) -> Array:
     """The log-likelihood at μ = y, all constants included."""
 
     def row(data: tuple[Rows, Array]) -> Array:
@@ -158,7 +165,10 @@ def _saturated(problem: Problem, scale: Array) -> Array:
         present = rows.weight
         return term if present is None else jnp.where(present > 0, term, 0.0)
 
-    return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
+    def summed() -> Array:
+        return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
+
+    return summed() if plain is None else lax.cond(plain.all(), lambda: jnp.zeros_like(scale), summed)
 
 
 def _norm(score: Array) -> Array:

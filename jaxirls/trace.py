@@ -20,7 +20,7 @@ from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
 from jaxirls.newton import sharpened
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
-from jaxirls.proof import Solution, statistics
+from jaxirls.proof import Solution, last_pass, statistics
 from jaxirls.status import Status
 
 __all__ = ["Trace", "trace"]
@@ -120,7 +120,10 @@ def trace(
         laid = laid._replace(aliased=aliased)
     late = jax.jit(partial(_one_turn, laid, config, sharpened(method, laid), 0.0))
     early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method, irls.nearness(laid)))
-    inspect = jax.jit(lambda state, beta: statistics(laid, _running_at(state, beta), config, method)[0])
+
+    @jax.jit
+    def inspect(state: State, beta: Array) -> Solution:
+        return statistics(laid, _running_at(state, beta), config, last_pass(laid, beta, method))[0]
 
     history: list[Solution] = []
     halvings: list[int] = []

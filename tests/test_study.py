@@ -1,149 +1,23 @@
-"""Studies: measures and their definitions, replicates and statsmodels, totals and chunk sizes, scenario errors."""
+"""Studies: replicates and statsmodels, seeds and chunk sizes, the laws that are drawn, the table, the check."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from studies import SEPARATION
 
 import jaxirls as ji
 from jaxirls import study
 from jaxirls.study.draw import draw, layout, root_keys
-from jaxirls.study.measures import Tally, merged, performance, rates, tallies
-from jaxirls.study.scenario import FAMILIES, LINKS
-
-SEPARATION = study.Scenario(
-    n=20,
-    coefficients=(1.5, -1.0),
-    design=study.Normal(scale=1.5),
-    family=ji.Binomial(),
-    replicates=700,
-    seed=418,
-)
 
 
 @pytest.fixture(scope="module")
 def result() -> study.StudyResult:
     return study.run(SEPARATION, keep=True)
-
-
-# --- measures ---------------------------------------------------------------------------------------------------------
-
-
-def draws(count: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Estimates, standard errors, statuses and truth of a made-up study."""
-    rng = np.random.default_rng(seed)
-    truth = np.array([0.7, 0.0, -300.0])
-    se = rng.gamma(20.0, 0.05, (count, 3))
-    estimates = truth + 0.1 + rng.normal(size=(count, 3)) * se
-    status = rng.choice([ji.Status.CONVERGED, ji.Status.SEPARATED, ji.Status.STALLED], size=count, p=[0.8, 0.15, 0.05])
-    estimates[status == ji.Status.STALLED] = np.nan
-    return estimates, se, status.astype(np.int32), truth
-
-
-def test_measures_are_their_definitions():
-    estimates, se, status, truth = draws(501)
-    total = merged(tallies(estimates, se, status, truth, 0.9, block=64))
-    good = status == ji.Status.CONVERGED
-    b, s, n = estimates[good], se[good], good.sum()
-    d, z = b - truth, 1.6448536269514722
-    emp, mod, mse = b.std(0, ddof=1), np.sqrt((s**2).mean(0)), (d**2).mean(0)
-    spread = (s**2).var(0, ddof=1)
-    covered = ((b - z * s <= truth) & (truth <= b + z * s)).mean(0)
-    power = (np.abs(b / s) > z).mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = {
-            "bias": (d.mean(0), emp / np.sqrt(n)),
-            "relative bias": ((d / truth).mean(0), (d / truth).std(0, ddof=1) / np.sqrt(n)),
-            "empirical SE": (emp, emp / np.sqrt(2 * (n - 1))),
-            "model SE": (mod, np.sqrt(spread / (4 * n * mod**2))),
-            "relative error of model SE, %": (
-                100 * (mod / emp - 1),
-                100 * (mod / emp) * np.sqrt(spread / (4 * n * mod**4) + 1 / (2 * (n - 1))),
-            ),
-            "MSE": (mse, np.sqrt(((d**2 - mse) ** 2).sum(0) / (n * (n - 1)))),
-            "coverage": (covered, np.sqrt(covered * (1 - covered) / n)),
-            "power": (power, np.sqrt(power * (1 - power) / n)),
-        }
-    found = performance(total, truth)
-    assert {m.name for m in found} == set(expected)
-    for measure in found:
-        j = measure.coefficient
-        if measure.name == "relative bias" and truth[j] == 0:
-            assert np.isnan(measure.estimate)
-            assert np.isnan(measure.mcse)
-            continue
-        np.testing.assert_allclose(measure.estimate, expected[measure.name][0][j], rtol=1e-10, err_msg=measure.name)
-        np.testing.assert_allclose(measure.mcse, expected[measure.name][1][j], rtol=1e-10, err_msg=measure.name)
-
-
-def test_rates_count_every_replicate():
-    estimates, se, status, truth = draws(501)
-    total = merged(tallies(estimates, se, status, truth, 0.95, block=64))
-    found = {rate.status: rate for rate in rates(total)}
-    assert set(found) == set(ji.Status)
-    assert sum(rate.fits for rate in found.values()) == total.replicates == 501
-    for code, rate in found.items():
-        q = (status == code).mean()
-        np.testing.assert_allclose((rate.estimate, rate.mcse), (q, np.sqrt(q * (1 - q) / 501)), rtol=1e-12)
-
-
-def test_monte_carlo_standard_errors_are_the_spread_over_studies():
-    # 400 studies of 200 replicates: a measure's standard deviation over studies, known to 1/√800, is its MCSE.
-    studies, count = 400, 200
-    rng = np.random.default_rng(11)
-    truth = np.array([0.5])
-    found = []
-    for _ in range(studies):
-        # Standard errors are independent of the estimates, as the formulas have it.
-        se = np.sqrt(rng.chisquare(12, (count, 1)) / 12) * 0.4
-        estimates = truth + 0.4 * rng.normal(size=(count, 1))
-        found.append(performance(merged(tallies(estimates, se, np.zeros(count, np.int32), truth, 0.95, 256)), truth))
-    for measures in zip(*found, strict=True):
-        spread = np.std([m.estimate for m in measures], ddof=1)
-        mcse = np.sqrt(np.mean([m.mcse**2 for m in measures]))
-        assert spread / mcse == pytest.approx(1, abs=4 / np.sqrt(2 * studies)), measures[0].name
-
-
-def test_merging_loses_nothing_to_cancellation():
-    # d about 1e8 with spread 1: raw sums of squares would keep no digit of the variance.
-    rng = np.random.default_rng(2)
-    truth = np.array([0.0])
-    estimates = 1e8 + rng.normal(size=(4096, 1))
-    parts = [
-        tally
-        for part in np.split(estimates, [1000, 1001])
-        for tally in tallies(part, np.ones_like(part), np.zeros(len(part), np.int32), truth, 0.95, 128)
-    ]
-    emp = next(m for m in performance(merged(parts), truth) if m.name == "empirical SE")
-    np.testing.assert_allclose(emp.estimate, estimates.std(ddof=1), rtol=1e-7)
-
-
-@pytest.mark.parametrize("used", [0, 1])
-def test_too_few_estimates_are_undefined_not_wrong(used: int):
-    status = np.full(5, ji.Status.SEPARATED, np.int32)
-    status[:used] = ji.Status.CONVERGED
-    estimates = np.arange(5.0)[:, None]
-    truth = np.array([1.0])
-    total = merged(tallies(estimates, np.ones((5, 1)), status, truth, 0.95, 4))
-    found = {m.name: m for m in performance(total, truth)}
-    assert np.isnan(found["empirical SE"].estimate)
-    assert np.isnan(found["bias"].mcse)
-    assert np.isnan(found["bias"].estimate) == (used == 0)
-    result = study.StudyResult(
-        scenario=dataclasses.replace(SEPARATION, coefficients=(1.0,), replicates=5),
-        total=total,
-        timing=study.Timing(1.0, 1.0),
-    )
-    assert "undefined" in result.table()
-    json.dumps(result.to_dict(), allow_nan=False)
-
-
-# --- replicates -------------------------------------------------------------------------------------------------------
 
 
 def _reference(X: np.ndarray, y: np.ndarray):
@@ -216,7 +90,11 @@ def test_progress_tells_all_replicates_in_order():
     assert calls == [0, 256, 256, 88]
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------
+def test_bad_replicate_numbers_are_errors():
+    with pytest.raises(ValueError, match="replicate numbers"):
+        study.datasets(SEPARATION, [0.5])
+    with pytest.raises(ValueError, match="replicate numbers"):
+        study.datasets(SEPARATION, -1)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +182,6 @@ def test_wide_datasets_are_fitted_one_by_one():
         np.testing.assert_allclose(kept.estimates[i], np.linalg.lstsq(X[i], y[i])[0], atol=1e-10)
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
 def test_table_says_what_was_left_out(result: study.StudyResult):
     text = result.table()
     left = 700 - result.total.used
@@ -323,153 +198,6 @@ def test_table_says_what_was_left_out(result: study.StudyResult):
 def test_unknown_measure_names_the_known(result: study.StudyResult):
     with pytest.raises(KeyError, match="coverage"):
         result["covrage", "x1"]
-
-
-# --- scenario files ---------------------------------------------------------------------------------------------------
-
-GOOD = """
-n = 20
-coefficients = [1.5, -1.0]
-replicates = 100
-seed = 418
-
-[design]
-kind = "normal"
-scale = 1.5
-
-[family]
-name = "binomial"
-"""
-
-
-def test_scenario_from_toml(tmp_path):
-    path = tmp_path / "scenario.toml"
-    path.write_text(GOOD)
-    scenario = study.Scenario.from_toml(path)
-    assert scenario == dataclasses.replace(SEPARATION, replicates=100)
-    assert study.Scenario.from_dict(scenario.to_dict()) == scenario
-    json.dumps(scenario.to_dict())
-
-
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_and_link_can_be_named(name: str):
-    for link in LINKS:
-        table = {"name": name, "link": link}
-        scenario = study.Scenario.from_dict(dataclasses.replace(SEPARATION, seed=0).to_dict() | {"family": table})
-        assert scenario.family_name == name
-        assert scenario.link_name == link
-        assert study.Scenario.from_dict(scenario.to_dict()) == scenario
-
-
-def test_example_is_the_scenario_of_these_tests():
-    scenario = study.Scenario.from_toml("examples/separation.toml")
-    assert scenario == dataclasses.replace(SEPARATION, replicates=100_000)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("seed = 418", "sed = 418", r'sed is not a key of the scenario; did you mean "seed"\?; its keys are n, coeff'),
-        ("scale = 1.5", "sclae = 1.5", r'design\.sclae is not a key of \[design\]; did you mean "scale"\?'),
-        (
-            "scale = 1.5",
-            "low = 1.5",
-            r"design\.low is not a key of \[design\]; its keys are intercept, redraw",
-        ),
-        ("n = 20", "", r"n is missing: expected a whole number of at least 1"),
-        ("[design]", "[dessign]", r'dessign is not a key of the scenario; did you mean "design"\?'),
-        ('kind = "normal"', "", r'design\.kind is missing: expected one of "normal", "uniform", "bernoulli"'),
-        ('"normal"', '"nromal"', r'design\.kind = "nromal": expected one of .*; did you mean "normal"\?'),
-        ("n = 20", "n = 20.5", r"n = 20\.5: expected a whole number of at least 1"),
-        ("n = 20", "n = true", r"n = true: expected a whole number"),
-        ("n = 20", "n = 1", r"n = 1: expected at least 2 for 2 coefficients"),
-        ("[1.5, -1.0]", "[]", r"coefficients = \[\]: expected a list of finite numbers, at least one"),
-        ("[1.5, -1.0]", '["a"]', r"coefficients = \['a'\]: expected a list of finite numbers"),
-        ("[1.5, -1.0]", "[nan]", r"coefficients = \[nan\]: expected a list of finite numbers"),
-        ("replicates = 100", "replicates = 0", r"replicates = 0: expected a whole number from 1"),
-        ("seed = 418", "seed = -1", r"seed = -1: expected a whole number from 0 to 4294967295"),
-        ("seed = 418", "seed = 1\nlevel = 95", r"level = 95: expected a number between 0 and 1"),
-        ("seed = 418", "seed = 1\nchunk = 0", r"chunk = 0: expected a whole number from 1 to 2147483647"),
-        ("seed = 418", 'seed = 1\ndtype = "float16"', r'dtype = "float16": expected one of "float32", "float64"'),
-        ("scale = 1.5", "scale = -1", r"design\.scale = -1: expected a positive number"),
-        ("scale = 1.5", "redraw = 1", r"design\.redraw = 1: expected true or false"),
-        ('"normal"\nscale = 1.5', '"uniform"\nlow = 2', r"design\.high = 1\.0: expected a number above low = 2"),
-        (
-            '"normal"\nscale = 1.5',
-            '"bernoulli"\nprobability = 1',
-            r"design\.probability = 1: expected a number between",
-        ),
-        ('"binomial"', '"binomal"', r'family\.name = "binomal": expected .*; did you mean "binomial"\?'),
-        (
-            '"binomial"',
-            '"binomial"\nlink = "logt"',
-            r'family\.link = "logt": expected one of .*; did you mean "logit"\?',
-        ),
-        ('"binomial"', '"binomial"\ndispersion = 2.0', r"family\.dispersion is not a key of \[family\]; its keys are"),
-        ('"binomial"', '"gaussian"\ndispersion = 0', r"family\.dispersion = 0: expected a positive number"),
-        ('[family]\nname = "binomial"', "", r'family is missing: expected a table with name one of "binomial"'),
-        ("n = 20", 'n = 20\nfamily = "binomial"', r"is not TOML"),
-        ("n = 20", "n = ", r"is not TOML: .*line 2"),
-    ],
-)
-def test_scenario_errors_name_the_key_and_what_is_allowed(tmp_path, old: str, new: str, message: str):
-    path = tmp_path / "scenario.toml"
-    assert old in GOOD
-    path.write_text(GOOD.replace(old, new, 1))
-    with pytest.raises(study.ScenarioError, match=message) as caught:
-        study.Scenario.from_toml(path)
-    assert str(caught.value).startswith(str(path))
-
-
-def test_a_table_is_asked_for_where_a_name_was_given():
-    table = dataclasses.replace(SEPARATION, seed=0).to_dict()
-    with pytest.raises(study.ScenarioError, match=r'family = "binomial": expected a table with name one of "binomial"'):
-        study.Scenario.from_dict(table | {"family": "binomial"})
-    with pytest.raises(study.ScenarioError, match=r'design = "normal": expected a table with kind one of "normal"'):
-        study.Scenario.from_dict(table | {"design": "normal"})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"family": ji.Binomial(trials=3)}, "family = "),
-        ({"dispersion": 2.0}, "the binomial family has none"),
-        ({"n": 2, "family": ji.Gaussian()}, "n = 2: expected at least 3"),
-        ({"design": "normal"}, "design = "),
-    ],
-)
-def test_scenarios_made_in_python_are_checked_too(change: dict, message: str):
-    with pytest.raises(study.ScenarioError, match=message):
-        dataclasses.replace(SEPARATION, **change)
-
-
-def test_unreadable_files_are_scenario_errors(tmp_path):
-    with pytest.raises(study.ScenarioError, match="cannot be read"):
-        study.Scenario.from_toml(tmp_path / "none.toml")
-    path = tmp_path / "latin.toml"
-    path.write_bytes(b"# \xe9\n")
-    with pytest.raises(study.ScenarioError, match="is not UTF-8"):
-        study.Scenario.from_toml(path)
-
-
-def test_bad_replicate_numbers_are_errors():
-    with pytest.raises(ValueError, match="replicate numbers"):
-        study.datasets(SEPARATION, [0.5])
-    with pytest.raises(ValueError, match="replicate numbers"):
-        study.datasets(SEPARATION, -1)
-
-
-def test_tallies_merge_with_one_that_has_no_estimate():
-    estimates, se, status, truth = draws(50)
-    full = merged(tallies(estimates, se, status, truth, 0.95, 16))
-    separated = merged(tallies(estimates, se, np.full_like(status, ji.Status.SEPARATED), truth, 0.95, 16))
-    both: Tally = separated.merge(full)
-    assert both.used == full.used
-    np.testing.assert_array_equal(both.error.mean, full.error.mean)
-    assert both.replicates == 100
-
-
-# --- autodiff as a witness --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("compile_fast")

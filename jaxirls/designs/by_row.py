@@ -22,6 +22,8 @@ from jaxirls.trees import pytree, varying
 WIDTH = 64
 VECTOR = 64
 NARROW_ROW = 96
+# Of many lanes, bytes of one lane and column that a turn reads: more would not stay in cache beside the sums.
+COLUMN = 16
 # Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
 NARROW = 8
 STRIP = 4
@@ -42,9 +44,8 @@ class LanesByRow(Lanes):
     @property
     def rows(self) -> int:
         """Rows a turn, for which the running sums are read and written once."""
-        if self.x.shape[2] * self.x.dtype.itemsize == VECTOR:
-            return min(self.n, 8)
-        return min(self.n, 2 if self.p <= NARROW else 4)
+        size = self.x.dtype.itemsize
+        return min(self.n, 8 if self.x.shape[2] * size == VECTOR else COLUMN // size)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         return _sums(self.running(beta, rows, kernel))
@@ -65,9 +66,12 @@ class LanesByRow(Lanes):
 
         def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
             x, own = lax.dynamic_slice_in_dim(self.x, start, size), some_rows(rows, start, size)
-            # The barriers keep XLA from computing the predictor, and the kernel, again for every sum that uses them.
+            # The barriers keep XLA from computing again, for every product, what many take: the predictor, the weight
+            # and the residual. What enters one sum alone is added there, and not stored.
             eta = lax.optimization_barrier(combine(x, beta))
-            terms = lax.optimization_barrier(kernel(eta, own))
+            terms = kernel(eta, own)
+            weight, residual = lax.optimization_barrier((terms.weight, terms.residual))
+            terms = terms._replace(weight=weight, residual=residual)
             return x, jax.tree.map(lambda term: jnp.broadcast_to(term, (size, lanes)), terms)
 
         def add(start: Array | int, carry: _Running, size: int = self.rows) -> _Running:

@@ -109,7 +109,7 @@ class Family:
         raise NotImplementedError(f"{type(self).__name__} must define unit_deviance(eta, y)")
 
     def saturates(self, y: Array) -> Array | None:
-        """Which responses have ℓ(y; y) = 0, so that the loss is half the deviance; None where that is not asked for."""
+        """Which responses have ℓ(y; y) = 0, and so half the deviance for a loss; None where that is not asked for."""
         return None
 
     def log_saturated(self, y: Array, precision: Array) -> Array:
