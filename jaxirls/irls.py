@@ -3,7 +3,7 @@ r"""The loop: Fisher scoring for T datasets at once, one ``lax.while_loop``, ign
 Every turn makes one pass over the data at a candidate β + δ, for the loss, the score s and the information G there.
 A lane whose loss rose, or whose candidate left the family's domain, halves δ and tries again; any other lane accepts
 and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard
-errors. It decides when a lane is done, and the pass of ``statistics`` at the final β proves or refutes it.
+errors. It decides when a lane is done, and the last pass, at the final β, proves or refutes it.
 
 Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish_by_qr``, by steps
 from QR, on the columns of X that are linearly independent. Near the optimum, and in lanes that the first passes leave

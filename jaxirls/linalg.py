@@ -136,6 +136,9 @@ def _eliminated(a: Array, rhs: Array) -> tuple[Array, Array, Array]:
 
     NaN for the pivot, and a one in its place, where a lane is not positive definite.
     """
+    # Of a difference of two products XLA fuses one with it, in one program the first and in another the second, which
+    # differ in the last bit: behind the barrier the entries are numbers.
+    a, rhs = lax.optimization_barrier((a, rhs))
     p = a.shape[0]
     columns: list[Array] = []  # from the diagonal on
     inverses = []  # of the diagonal
