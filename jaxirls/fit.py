@@ -191,9 +191,10 @@ def _fit_mapped(config: Algorithm, last: bool, axes: Data, data: Data) -> Outcom
     if not last and axes.X == 2 and not any(_map_leaves(leads, data, ranks, axes)):
 
         def behind(leaf: Array, axis: int) -> Array:
-            if axis == leaf.ndim - 1:  # as it should be; of concrete data the move would be a copy all the same
-                return leaf
-            return leaf[..., None] if axis == UNMAPPED else jnp.moveaxis(leaf, axis, -1)
+            if axis == UNMAPPED:
+                return leaf[..., None]
+            # Of concrete data a move to where the axis is already would be a copy.
+            return leaf if axis == leaf.ndim - 1 else jnp.moveaxis(leaf, axis, -1)
 
         return _solve(config, jax.tree.map(behind, data, axes), last=True)
 

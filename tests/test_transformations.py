@@ -184,6 +184,16 @@ def test_datasets_may_come_last(first, compiled):
         np.testing.assert_allclose(value, expected[name], **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["scale", "alpha", "strength"])
+def test_one_number_may_be_shared_where_datasets_come_last(name):
+    data = everything()
+    data[name] = data[name][0]
+    moved = {key: jnp.moveaxis(a, 0, -1) if a.ndim else a for key, a in data.items()}
+    axes = {key: -1 if a.ndim else None for key, a in data.items()}
+    found = jax.vmap(negative_binomial, in_axes=(axes,))(moved)
+    np.testing.assert_allclose(found, negative_binomial(data), **CLOSE)
+
+
 @pytest.mark.parametrize(("inner", "outer"), [((-1, -1), (0, 0)), ((-1, -1), (-1, -1)), ((0, -1), (-1, 0))])
 def test_axes_may_be_mapped_one_within_the_other(inner, outer):
     X, y = case()
