@@ -26,7 +26,6 @@ class Equations(NamedTuple):
     half: Array  # (p, T), R⁻ᵀs: its squares sum to s'G⁻¹s
     score: Array  # (p, T), s
     singular: Array  # (T,), G is not positive definite to rounding, on the columns that are not aliased
-    lossy: Array  # (T,), G is so close to singular that squaring has cost more than half of the digits
     sums: tuple[Array, ...]  # each (T,), of the kernel's further terms
     minima: tuple[Array, ...]
     log_excess: Array  # (T,), see ``designs.Terms``
@@ -52,9 +51,8 @@ def by_cholesky(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equat
         score = score - system.curvature * beta
     factor, half = linalg.factorize_with(gram, score)
     singular = ~(factor.pivot > pivot_tolerance(system.design.p, score.dtype))
-    lossy = ~(factor.pivot > float(jnp.finfo(score.dtype).eps) ** 0.5)
     log_excess = jnp.zeros_like(factor.pivot) + total.log_excess
-    return Equations(factor, half, score, singular, lossy, total.sums, total.minima, log_excess)
+    return Equations(factor, half, score, singular, total.sums, total.minima, log_excess)
 
 
 def pivot_tolerance(p: int, dtype: jnp.dtype) -> float:
@@ -81,8 +79,7 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     left_out = factor.scaling == 0
     if system.aliased is not None:
         left_out, score = left_out & ~system.aliased, jnp.where(system.aliased, 0.0, score)
-    singular = left_out.any(0)
-    return Equations(factor, half, score, singular, jnp.zeros_like(singular), *further(terms, weight.shape))
+    return Equations(factor, half, score, left_out.any(0), *further(terms, weight.shape))
 
 
 def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:

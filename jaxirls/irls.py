@@ -76,7 +76,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
         decrement=jnp.where(early, jnp.inf, state.decrement),
         code=jnp.where(early, RUNNING, state.code),
     )
-    ill = _asks_for_qr(problem, state, equations, config)
+    ill = _asks_for_qr(problem, state, equations.factor, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
@@ -152,7 +152,7 @@ def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tup
     if config.solver == "cholesky":
         anew = ill = jnp.zeros_like(anew)
     else:
-        ill = anew | (open_ & _asks_for_qr(problem, state, equations, config))
+        ill = anew | (open_ & _asks_for_qr(problem, state, equations.factor, config))
     return Finished(state, found, anew), equations, ill
 
 
@@ -222,11 +222,11 @@ def _to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> 
     )
 
 
-def _asks_for_qr(problem: Problem, state: State, equations: Equations, config: IRLS) -> Array:
+def _asks_for_qr(problem: Problem, state: State, factor: linalg.Factor, config: IRLS) -> Array:
     """Which lanes the Gram matrix serves too badly, or, without QR, not at all."""
     if config.solver == "cholesky":
         return state.code == ILL_CONDITIONED
-    return ((state.code == ILL_CONDITIONED) | equations.lossy | (config.solver == "qr")) & ~problem.invalid
+    return ((state.code == ILL_CONDITIONED) | factor.lossy | (config.solver == "qr")) & ~problem.invalid
 
 
 def _select(where: Array, new: Any, old: Any) -> Any:

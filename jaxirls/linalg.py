@@ -32,6 +32,11 @@ class Factor(NamedTuple):
     scaling: Array  # (p, T)
     pivot: Array  # (T,)
 
+    @property
+    def lossy(self) -> Array:
+        """Where A is so close to singular that having squared its root has cost more than half of the digits, (T,)."""
+        return ~(self.pivot > float(jnp.finfo(self.pivot.dtype).eps) ** 0.5)
+
     def root(self) -> Array:
         """R = Lᵀ D⁻¹, upper triangular, with RᵀR = A; ``(p, p, T)``."""
         return jnp.swapaxes(self.lower, 0, 1) * _reciprocal(self.scaling)[None]

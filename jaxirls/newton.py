@@ -54,8 +54,7 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     turn = jnp.eye(p, dtype=beta.dtype)[:, :, None] + products(z, surplus)
     newton, half = linalg.factorize_with(turn, fisher.half)
     root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision="highest")
-    definite = newton.pivot > float(jnp.finfo(beta.dtype).eps) ** 0.5
-    return _merged(fisher, linalg.factor_of(root), half, definite)
+    return _merged(fisher, linalg.factor_of(root), half, ~newton.lossy)
 
 
 def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array) -> Equations:

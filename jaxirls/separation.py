@@ -286,7 +286,7 @@ def _basis(X: Array) -> tuple[Array, Array]:
     units = jnp.broadcast_to(jnp.eye(p, dtype=X.dtype)[:, :, None], (p, p, lanes))
     M = jnp.moveaxis(jax.vmap(partial(linalg.backward, factor))(varying(units, X)), 0, 1)
     Q = jnp.stack([combine(X, M[:, k]) for k in range(p)], axis=1)
-    regular = factor.pivot > float(jnp.finfo(X.dtype).eps) ** 0.5
+    regular = ~factor.lossy
 
     def careful() -> tuple[Array, Array]:
         basis = orthonormalize(X)
