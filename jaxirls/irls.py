@@ -2,8 +2,11 @@ r"""The loop: Fisher scoring for T datasets at once, one ``lax.while_loop``, ign
 
 Every turn makes one pass over the data at a candidate β + δ, for the loss, the score s and the information G there.
 A lane whose loss rose, or whose candidate left the family's domain, halves δ and tries again; any other lane accepts
-and solves G δ = s for its next step. The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard
-errors. It decides when a lane is done, and the last pass, at the final β, proves or refutes it.
+and solves G δ = s for its next step. Where the loss is convex in η, the first passes do without it: there a step is too
+long if the score at its end points back along it by more than half of what it pointed ahead at its start.
+
+The Newton decrement √(sᵀG⁻¹s/φ) is the distance to the optimum in standard errors. It decides when a lane is done, and
+the last pass, at the final β, proves or refutes it.
 
 Steps come from the Gram matrix. A lane for which that is ill conditioned is fitted anew, in ``finish_by_qr``, by steps
 from QR, on the columns of X that are linearly independent. Near the optimum, and in lanes that the first passes leave
@@ -50,6 +53,8 @@ from jaxirls.separation import row_cones
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
+Limit = int | Array | Callable[[State], Array | int]
+
 MAX_HALVINGS = 60
 # Enough for nearly every well-posed dataset; what is then unfinished is finished among its own kind.
 FIRST_PASSES = 8
@@ -83,7 +88,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
 
 def first_passes(config: IRLS, problem: Problem) -> State:
     """Start, and as many passes as most lanes need."""
-    return run(problem, start(problem), config, partial(first_limit, problem, config), by_cholesky, nearness(problem))
+    return run_early(problem, start(problem), config, partial(first_limit, problem, config))
 
 
 def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:
@@ -93,11 +98,6 @@ def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:
     separable = jax.eval_shape(row_cones, problem.rows.family, problem.rows.y) is not None
     far = (state.decrement > FAR) & separable
     return jnp.minimum(jnp.where(far, EARLY_PASSES, FIRST_PASSES), config.max_iter)
-
-
-def nearness(problem: Problem) -> float:
-    """Within how many standard errors of the optimum the first passes make Newton's steps."""
-    return 0.0 if problem.rows.family.is_canonical or problem.bending is not None else NEAR
 
 
 class Finished(NamedTuple):
@@ -142,7 +142,7 @@ def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tup
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     anew = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
-    state = run(problem, marked(state, found), config, config.max_iter, sharpened(by_cholesky, problem))
+    state = run_late(problem, marked(state, found), config, config.max_iter, by_cholesky)
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
@@ -302,43 +302,81 @@ def _target(rows: Rows, y: Array, average: Array) -> Array:
     return at if rows.offset is None else at - rows.offset
 
 
+def run_early(problem: Problem, state: State, config: IRLS, limit: Limit) -> State:
+    """The turns of the first passes."""
+    family, bends = problem.rows.family, problem.bending is not None
+    near = 0.0 if family.is_canonical or bends else NEAR
+    return run(problem, state, config, limit, by_cholesky, near, _is_judged_by_score(problem))
+
+
+def run_late(problem: Problem, state: State, config: IRLS, limit: Limit, method: Method) -> State:
+    """The turns after them, which judge by the loss."""
+    if _is_judged_by_score(problem):
+
+        def row(data: tuple[Array, Rows]) -> Array:
+            eta, rows = data
+            return rows.weigh(rows.family.working(eta, rows.y).loss)
+
+        loss = problem.design.total((problem.predict(state.beta), problem.rows), row, problem.lanes)
+        known = jnp.isfinite(state.limit)
+        state = state._replace(limit=jnp.where(known, _penalized(problem, state.beta, loss), jnp.inf))
+    return run(problem, state, config, limit, sharpened(method, problem))
+
+
+def _is_judged_by_score(problem: Problem) -> bool:
+    """Whether the loss is known to be convex in η, on the whole line."""
+    family = problem.rows.family
+    return family.is_canonical and not family.guards_domain and problem.bending is None
+
+
 def run(
     problem: Problem,
     state: State,
     config: IRLS,
-    limit: int | Array | Callable[[State], Array | int],
+    limit: Limit,
     method: Method,
     near: float = 0.0,
+    by_score: bool = False,
 ) -> State:
     """Turns until every lane is done or at the ``limit`` of its passes. Resumable: the result may be run further.
 
-    Lanes within ``near`` standard errors of the optimum take Newton's steps.
+    Lanes within ``near`` standard errors of the optimum take Newton's steps. Steps are judged ``by_score``, or by the
+    loss.
     """
 
     def running(state: State) -> Array:
         return (state.code == RUNNING) & (state.n_iter < (limit(state) if callable(limit) else limit))
 
     def turn(state: State) -> State:
-        return _select(running(state), _turn(problem, state, config, method, near), state)
+        return _select(running(state), _turn(problem, state, config, method, near, by_score), state)
 
     return lax.while_loop(lambda state: jnp.any(running(state)), turn, varying(state, problem))
 
 
-def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: float) -> State:
+def _turn(
+    problem: Problem, state: State, config: IRLS, method: Method, near: float = 0.0, by_score: bool = False
+) -> State:
     dtype = state.limit.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
     newton = (state.decrement < near) if near else None
-    equations, loss, scale, total = _evaluate(problem, candidate, method, newton)
-    move, limit, penalty = equations.half, loss, problem.bending
+    equations, loss, scale, total = _evaluate(problem, candidate, method, newton, by_score)
+    move, objective, penalty = equations.half, None if by_score else loss, problem.bending
     if penalty is not None:
-        equations, move, loss, limit = _turn_bent(problem, penalty, state, equations, loss, scale)
+        equations, move, objective = _turn_bent(problem, penalty, candidate, equations, loss, scale)
     factor = equations.factor
 
-    reach = factor.reach(candidate)
+    reach, spread = factor.reach(candidate), jnp.sqrt(scale * total)
     finite = jnp.isfinite(loss) & jnp.isfinite(equations.score).all(0)
-    noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * jnp.sqrt(scale * total)
-    accept = finite & ((loss <= state.limit + noise) | ~jnp.isfinite(state.limit))
+    if by_score or penalty is not None:
+        finite = finite & (factor.pivot > 0)
+    if objective is None:
+        measure = -_along(linalg.times_root(factor, state.step), equations.half)
+        limit, noise = 0.5 * _along(move, equations.half), eps * (16 * (jnp.abs(state.limit) + spread) + reach)
+    else:
+        measure = limit = objective
+        noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * spread
+    accept = finite & ((measure <= state.limit + noise) | ~jnp.isfinite(state.limit))
     # Where the observed information is not positive definite, once more from here with the expected.
     indefinite = jnp.zeros_like(accept) if newton is None else newton & accept & equations.singular
     accept = accept & ~indefinite
@@ -377,19 +415,21 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
 
 
 def _evaluate(
-    problem: Problem, beta: Array, method: Method, newton: Array | None
+    problem: Problem, beta: Array, method: Method, newton: Array | None, by_score: bool
 ) -> tuple[Equations, Array, Array, Array]:
-    """The equations, the objective, a running dispersion and the total weight at β."""
+    """The equations, the objective if steps are not judged ``by_score``, a running dispersion and the total weight."""
     rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
     def kernel(eta: Array, rows: Rows) -> Terms:
         at = rows.shift(eta)
         work = rows.family.working(at, rows.y)
-        loss, excess = loss_terms(rows, work)
-        if rows.family.guards_domain:
-            loss = jnp.where(rows.family.valid_predictor(at), loss, rows.weigh(jnp.full_like(loss, jnp.inf)))
-        sums = [loss]
+        sums, excess = [], None
+        if not by_score:
+            loss, excess = loss_terms(rows, work)
+            if rows.family.guards_domain:
+                loss = jnp.where(rows.family.valid_predictor(at), loss, rows.weigh(jnp.full_like(loss, jnp.inf)))
+            sums.append(loss)
         if free:
             sums.append(rows.weigh(jnp.square(rows.family.pearson_residual(at, rows.y))))
         weight = work.weight
@@ -398,36 +438,33 @@ def _evaluate(
         return Terms(rows.weigh(weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
     equations = method(problem.system, beta, rows, kernel)
-    loss, weight = equations.sums[0] + equations.log_excess, problem.total_weight
-    if problem.curvature is not None:
-        loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
+    weight = problem.total_weight
+    loss = jnp.zeros_like(weight)
+    if not by_score:
+        loss = _penalized(problem, beta, equations.sums[0] + equations.log_excess)
     # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
-    scale, chi2 = (None, equations.sums[1]) if free else (problem.scale, loss)
-    unit = dispersion(scale, free, chi2, loss, jnp.maximum(weight - problem.rank, 1.0))
+    scale, chi2 = (None, equations.sums[-1]) if free else (problem.scale, weight)
+    unit = dispersion(scale, free, chi2, chi2, jnp.maximum(weight - problem.rank, 1.0))
     return equations, loss, unit, weight
 
 
-def _turn_bent(
-    problem: Problem, penalty: Penalty, state: State, equations: Equations, loss: Array, scale: Array
-) -> tuple[Equations, Array, Array, Array]:
-    """The bent equations at the candidate, Newton's step from there, the objective, and its limit at the next one.
+def _penalized(problem: Problem, beta: Array, loss: Array) -> Array:
+    """The loss with the quadratic part of the penalty."""
+    if problem.curvature is None:
+        return loss
+    return loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
 
-    A bent score without an objective is followed along the steps instead: at the end of a step it must not point back
-    by more than half of what it promised at the start.
-    """
-    equations, eta, at = bent(problem, penalty, state.beta + state.step, equations, scale)
-    factor, half = equations.factor, equations.half
-    move = newton_step(penalty, problem.rows, at, eta, half, scale)
-    objective = penalty.objective(loss, factor, scale)
-    if objective is None:
-        back = -_along(linalg.times_root(factor, state.step), half)
-        objective, limit = jnp.where(jnp.isfinite(loss), back, jnp.inf), 0.5 * _along(move, half)
-    else:
-        limit = objective
-    return equations, move, jnp.where(factor.pivot > 0, objective, jnp.inf), limit
+
+def _turn_bent(
+    problem: Problem, penalty: Penalty, beta: Array, equations: Equations, loss: Array, scale: Array
+) -> tuple[Equations, Array, Array | None]:
+    """The bent equations at β, Newton's step from there, and the objective, if the bent score has one."""
+    equations, eta, at = bent(problem, penalty, beta, equations, scale)
+    move = newton_step(penalty, problem.rows, at, eta, equations.half, scale)
+    return equations, move, penalty.objective(loss, equations.factor, scale)
 
 
 def _along(step: Array, half: Array) -> Array:
     """The part of the whitened score along a whitened step."""
-    size = jnp.sqrt(jnp.square(step).sum(0))
-    return (step * half).sum(0) / jnp.where(size > 0, size, 1.0)
+    size = linalg.norm(step)
+    return (step / jnp.where(size > 0, size, 1.0)[None] * half).sum(0)

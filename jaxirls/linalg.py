@@ -124,6 +124,13 @@ def backward(factor: Factor, z: Array) -> Array:
     return lax.fori_loop(0, p, column, z) * factor.scaling
 
 
+def norm(x: Array) -> Array:
+    """Euclidean, of (p, T) whose squares may overflow; (T,)."""
+    largest = jnp.abs(x).max(0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.square(x / unit[None]).sum(0))
+
+
 def log_determinant(factor: Factor) -> Array:
     """log det A, (T,)."""
     scaling = jnp.where(factor.scaling > 0, factor.scaling, 1.0)

@@ -137,7 +137,7 @@ def is_rounding(size: Array, decrement: Array, length: Array, reach: Array, conf
     """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
 
     The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
-    large terms cancel: then only if the step is still small in standard errors.
+    large terms cancel: then only if the step is still small in standard errors. A length that overflows says nothing.
     """
-    eps = jnp.finfo(size.dtype).eps
-    return (size <= eps * length) | ((size <= eps * reach) & (decrement <= config.tolerance(size.dtype) ** 0.5))
+    eps, near = jnp.finfo(size.dtype).eps, decrement <= config.tolerance(size.dtype) ** 0.5
+    return ((size <= eps * length) & (length < jnp.inf)) | ((size <= eps * reach) & near)

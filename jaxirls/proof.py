@@ -18,6 +18,7 @@ from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
+from jaxirls.linalg import norm
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones
@@ -95,7 +96,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
         root=None if root is None else blank(root, invalid | singular),
         aliased=aliased,
         direction=jnp.zeros_like(beta),
-        score_norm=blank(_norm(equations.score)),
+        score_norm=blank(norm(equations.score)),
         newton_decrement=blank(decrement),
         min_weight=blank(smallest),
         deviance=blank(deviance, unfitted),
@@ -169,13 +170,6 @@ def _saturated(problem: Problem, scale: Array, plain: Array | None) -> Array:
         return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
 
     return summed() if plain is None else lax.cond(plain.all(), lambda: jnp.zeros_like(scale), summed)
-
-
-def _norm(score: Array) -> Array:
-    """Euclidean, of entries whose squares may overflow."""
-    largest = jnp.abs(score).max(0)
-    unit = jnp.where(largest > 0, largest, 1.0)
-    return unit * jnp.sqrt(jnp.square(score / unit[None]).sum(0))
 
 
 def is_inside(problem: Problem, beta: Array) -> Array:

@@ -15,11 +15,10 @@ from jaxirls import irls
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
-from jaxirls.equations import Method, by_cholesky, by_qr
+from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
-from jaxirls.newton import sharpened
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, State
 from jaxirls.proof import Solution, last_pass, statistics
 from jaxirls.status import Status
 
@@ -118,8 +117,9 @@ def trace(
         method = by_qr
         aliased, state = irls.start_independent(laid)
         laid = laid._replace(aliased=aliased)
-    late = jax.jit(partial(_one_turn, laid, config, sharpened(method, laid), 0.0))
-    early = late if method is by_qr else jax.jit(partial(_one_turn, laid, config, method, irls.nearness(laid)))
+    late = jax.jit(lambda state: irls.run_late(laid, state, config, state.n_iter[0] + 1, method))
+    early = jax.jit(lambda state: irls.run_early(laid, state, config, state.n_iter[0] + 1))
+    early = late if method is by_qr else early
 
     @jax.jit
     def inspect(state: State, beta: Array) -> Solution:
@@ -155,10 +155,6 @@ def trace(
         halvings=np.asarray(halvings),
         status=Status(int(final.status[0])),
     )
-
-
-def _one_turn(laid: Problem, config: IRLS, method: Method, near: float, state: State) -> State:
-    return irls.run(laid, state, config, state.n_iter[0] + 1, method, near)
 
 
 def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:

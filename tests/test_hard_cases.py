@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
+from scipy.optimize import brentq, nnls
 
 import jaxirls as ji
 from jaxirls import Status, links
@@ -120,3 +120,25 @@ def test_separated_data_leave_early():
     fit = ji.fit(X, y.astype(float), ji.Binomial())
     assert (fit.status == Status.SEPARATED).all()
     assert int(fit.n_iter.max()) <= 5
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_step_to_the_end_of_the_numbers_is_halved(dtype):
+    """Newton's first step from far below lands where the information is a number, and along the step is none."""
+    mean, n, last = 500.0, 40, np.log(np.finfo(dtype).max)
+    end = last - np.log(n) - 1.5 * np.log(last)
+    start = brentq(lambda start: start + mean * np.exp(-start) - 1 - end, -3, 5)
+    fit = ji.fit(np.ones((n, 1), dtype), np.full(n, mean, dtype), ji.Poisson(), start=np.array([start], dtype))
+    assert fit.converged
+    np.testing.assert_allclose(fit.params, np.log(mean), rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("config", [ji.IRLS(), ji.IRLS(solver="qr"), ji.LBFGS()], ids=["auto", "qr", "lbfgs"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_no_proof_comes_of_numbers_that_overflow(dtype, config):
+    """From there to the optimum it takes a step for every unit of β: it is reached, or not claimed."""
+    mean, n, last = 500.0, 40, np.log(np.finfo(dtype).max)
+    start = np.linspace(last - np.log(n) - 3 * np.log(last), last - np.log(n), 12).astype(dtype)[:, None]
+    fit = ji.fit(np.ones((n, 1), dtype), np.full(n, mean, dtype), ji.Poisson(), start=start, config=config)
+    reached = np.abs(np.asarray(fit.params[:, 0]) - np.log(mean)) < 1e-4
+    np.testing.assert_array_equal(fit.converged, reached)
