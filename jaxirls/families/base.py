@@ -31,6 +31,11 @@ class Working(NamedTuple):
         """The whole loss."""
         return self.partial_loss if self.excess is None else self.partial_loss + log1p_small(self.excess)
 
+    @property
+    def chi2(self) -> Array:
+        """(y-μ)²/V(μ), the square of Pearson's residual: with d = dμ/dη the score is (y-μ) d/V, the weight d²/V."""
+        return jnp.where(self.score == 0, 0.0, self.score * (self.score / self.weight))
+
 
 class NotStored:
     """In place of a row parameter, in the family of a fit: it was given, and a fit stores nothing of its rows."""
