@@ -11,6 +11,7 @@ from registry import MODELS, etas, log_likelihood, logs, mean_deriv, means, name
 from scipy import stats
 
 from jaxirls import families, links
+from jaxirls.families.base import Working
 from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, mills_ratio
 
 every_model = pytest.mark.parametrize("model", MODELS, ids=name)
@@ -83,11 +84,14 @@ def test_working_quantities(model):
     def row(t, y):
         mu, rest = means(model.link, t)
         slope, v = mean_deriv(model.link, t), variance(model, mu, rest)
-        score = (y - m * mu) * slope / v if y != m or m * mu < 0.5 else (m * rest) * slope / v
-        return score, m * slope**2 / v
+        away = y - m * mu if y != m or m * mu < 0.5 else m * rest
+        return away * slope / v, m * slope**2 / v, away**2 / (m * v)
 
     np.testing.assert_allclose(work.score, reference(lambda t, y: row(t, y)[0], eta, y), rtol=1e-10, atol=TINY)
     np.testing.assert_allclose(work.weight, reference(lambda t, y: row(t, y)[1], eta, y), rtol=1e-10, atol=TINY)
+    chi2 = reference(lambda t, y: row(t, y)[2], eta, y)
+    found, normal = Working(*map(jnp.asarray, work[:2]), 0.0).chi2, (np.abs(work.score) > TINY) & (work.weight > TINY)
+    np.testing.assert_allclose(found[normal], chi2[normal], rtol=1e-9)
 
     # The loss is the negative log-likelihood up to a constant of the response.
     loss = np.asarray(work.loss).reshape(-1, len(responses(model)))
