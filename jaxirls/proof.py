@@ -25,6 +25,9 @@ from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
+# Where a lane on its way to infinity is looked for: there most are past the rows that are still on the wrong side.
+STEPS_AHEAD = 2
+
 
 class Solution(NamedTuple):
     """The fit of T datasets, and what is known about it."""
@@ -206,7 +209,8 @@ def existence(problem: Problem, open_: Array) -> Existence:
 def evident(problem: Problem, state: State) -> Existence:
     """The lanes that are on their way to infinity along what is itself a direction of recession.
 
-    That is looked for in β and, where a few columns alone separate the data, in the largest parts of the next step.
+    That is looked for in β some steps ahead and, where a few columns alone separate the data, in the largest parts of
+    the next step.
     """
     cones, nothing = _cones(problem), varying(unknown(problem), problem)
     if cones is None or problem.penalty is not None:
@@ -217,9 +221,10 @@ def evident(problem: Problem, state: State) -> Existence:
         X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, cones, ABSENT)
         part = jnp.abs(state.step) * folded(jnp.maximum, lambda i: jnp.abs(X[i]), X.shape[0])
         largest = jnp.where(part > part.max(0, keepdims=True) / 2, state.step, 0.0)
-        by_beta, by_step = jax.vmap(partial(recedes_along, X, cone))(jnp.stack([state.beta, largest]))
+        later = state.beta + STEPS_AHEAD * state.step
+        by_beta, by_step = jax.vmap(partial(recedes_along, X, cone))(jnp.stack([later, largest]))
         separated = away & (by_beta | by_step)
-        direction = jnp.where(by_beta[None], state.beta, largest)
+        direction = jnp.where(by_beta[None], later, largest)
         return nothing._replace(separated=separated, direction=normalized(jnp.where(separated[None], direction, 0.0)))
 
     return lax.cond(away.any(), ahead, lambda: nothing)
