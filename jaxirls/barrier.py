@@ -56,8 +56,8 @@ class Barred(Family):
             loss = loss + self.strength * log(jnp.abs(inverse))
         return work._replace(score=score, weight=weight, partial_loss=loss)
 
-    def pearson_residual(self, eta: Array, y: Array) -> Array:
-        return self.inner.pearson_residual(eta, y)
+    def pearson_chi2(self, eta: Array, y: Array, work: Working) -> Array:
+        return self.inner.pearson_chi2(eta, y, self.inner.working(eta, y))
 
     def starting_mean(self, y: Array, average: Array) -> Array:
         return self.inner.starting_mean(y, average)

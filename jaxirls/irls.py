@@ -431,7 +431,7 @@ def _evaluate(
                 loss = jnp.where(rows.family.valid_predictor(at), loss, rows.weigh(jnp.full_like(loss, jnp.inf)))
             sums.append(loss)
         if free:
-            sums.append(rows.weigh(work.chi2))
+            sums.append(rows.weigh(rows.family.pearson_chi2(at, rows.y, work)))
         weight = work.weight
         if newton is not None:
             weight = jnp.where(newton[None], rows.family.observed_information(at, rows.y), weight)

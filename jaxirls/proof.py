@@ -128,7 +128,7 @@ def _final(eta: Array, rows: Rows) -> Terms:
     work = family.working(at, y)
     weight = rows.weigh(work.weight)
     present = rows.weight
-    chi2 = rows.weigh(work.chi2)
+    chi2 = rows.weigh(family.pearson_chi2(at, y, work))
     minima = [weight if present is None else jnp.where(present > 0, weight, jnp.inf)]
     saturated = family.saturates(y)
     if saturated is None:

@@ -8,6 +8,7 @@ from scipy.optimize import brentq, nnls
 
 import jaxirls as ji
 from jaxirls import Status, links
+from jaxirls.barrier import Barred
 
 
 def log_binomial(sets=150, n=100):
@@ -120,6 +121,15 @@ def test_separated_data_leave_early():
     fit = ji.fit(X, y.astype(float), ji.Binomial())
     assert (fit.status == Status.SEPARATED).all()
     assert int(fit.n_iter.max()) <= 5
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-9])
+def test_the_barrier_does_not_enter_the_dispersion(strength):
+    family = ji.Gamma(link=links.Identity())
+    eta, y = jnp.array([1e-6, 0.1, 1.0, 30.0]), jnp.array([2.0, 0.3, 1.5, 0.1])
+    barred = Barred(family, jnp.asarray(strength))
+    found = barred.pearson_chi2(eta, y, barred.working(eta, y))
+    np.testing.assert_allclose(found, jnp.square(y / eta - 1), rtol=1e-12)  # V(μ) = μ²
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -31,11 +31,6 @@ class Working(NamedTuple):
         """The whole loss."""
         return self.partial_loss if self.excess is None else self.partial_loss + log1p_small(self.excess)
 
-    @property
-    def chi2(self) -> Array:
-        """(y-μ)²/V(μ), the square of Pearson's residual: with d = dμ/dη the score is (y-μ) d/V, the weight d²/V."""
-        return jnp.where(self.score == 0, 0.0, self.score * (self.score / self.weight))
-
 
 class NotStored:
     """In place of a row parameter, in the family of a fit: it was given, and a fit stores nothing of its rows."""
@@ -88,6 +83,10 @@ class Family:
     def working(self, eta: Array, y: Array) -> Working:
         """Score, weight and loss at η."""
         raise NotImplementedError(f"{type(self).__name__} must define working(eta, y)")
+
+    def pearson_chi2(self, eta: Array, y: Array, work: Working) -> Array:
+        """(y-μ)²/V(μ), from ``working`` at η: with d = dμ/dη the score is (y-μ) d/V and the weight d²/V."""
+        return jnp.where(work.score == 0, 0.0, work.score * (work.score / work.weight))
 
     def variance(self, mu: Array) -> Array:
         """V(μ), so that Var y = φ V(μ) / weight."""
