@@ -304,8 +304,7 @@ def _target(rows: Rows, y: Array, average: Array) -> Array:
 
 def run_early(problem: Problem, state: State, config: IRLS, limit: Limit) -> State:
     """The turns of the first passes."""
-    family, bends = problem.rows.family, problem.bending is not None
-    near = 0.0 if family.is_canonical or bends else NEAR
+    near = NEAR if problem.has_newton_steps else 0.0
     return run(problem, state, config, limit, by_cholesky, near, _is_judged_by_score(problem))
 
 
@@ -353,9 +352,7 @@ def run(
     return lax.while_loop(lambda state: jnp.any(running(state)), turn, varying(state, problem))
 
 
-def _turn(
-    problem: Problem, state: State, config: IRLS, method: Method, near: float = 0.0, by_score: bool = False
-) -> State:
+def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: float, by_score: bool) -> State:
     dtype = state.limit.dtype
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step

@@ -26,11 +26,8 @@ __all__ = ["sharpened"]
 
 
 def sharpened(method: Method, problem: Problem) -> Method:
-    """The method that makes Newton's equations where ``method`` makes Fisher's.
-
-    A bend of the score is measured by Fisher's, and has Newton's steps of its own.
-    """
-    if problem.rows.family.is_canonical or problem.bending is not None:
+    """The method that makes Newton's equations where ``method`` makes Fisher's."""
+    if not problem.has_newton_steps:
         return method
     return _by_newton_and_qr if method is by_qr else _by_newton
 

@@ -62,6 +62,14 @@ class Problem(NamedTuple):
         return self.penalty if self.penalty is not None and self.penalty.bends else None
 
     @property
+    def has_newton_steps(self) -> bool:
+        """Whether Newton's equations are others than Fisher's, and steps are made of them.
+
+        A bend of the score is measured by Fisher's, and has Newton's steps of its own.
+        """
+        return not self.rows.family.is_canonical and self.bending is None
+
+    @property
     def has_edge(self) -> bool:
         """Whether the optimum may lie on an edge of the family's domain."""
         return self.rows.family.guards_domain and self.bending is None

@@ -119,7 +119,6 @@ def trace(
         laid = laid._replace(aliased=aliased)
     late = jax.jit(lambda state: irls.run_late(laid, state, config, state.n_iter[0] + 1, method))
     early = jax.jit(lambda state: irls.run_early(laid, state, config, state.n_iter[0] + 1))
-    early = late if method is by_qr else early
 
     @jax.jit
     def inspect(state: State, beta: Array) -> Solution:
@@ -129,7 +128,8 @@ def trace(
     halvings: list[int] = []
     refused = 0
     while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
-        step = early if bool((state.n_iter < irls.first_limit(laid, config, state)).all()) else late
+        is_early = method is by_cholesky and bool((state.n_iter < irls.first_limit(laid, config, state)).all())
+        step = early if is_early else late
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
             refused += 1
