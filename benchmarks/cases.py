@@ -92,7 +92,7 @@ class Data:
     def chunk(self) -> int:
         """Datasets a call where they come batch-last: two calls a core, or what a GPU draws at a time."""
         elements = self.case.n * self.case.p
-        most = 2**28 // elements if self.device == "gpu" else max(1, self.case.batch // (2 * CORES))
+        most = 2**31 // elements if self.device == "gpu" else max(1, self.case.batch // (2 * CORES))
         return math.gcd(self.case.batch, 2 ** int(math.log2(most)))
 
     @cached_property

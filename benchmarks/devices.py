@@ -1,6 +1,6 @@
 """The peers that run on a GPU alone, what a fit there is made of, and the bandwidth that bounds all of them.
 
-The layouts of jaxirls that are not its default are measured by setting the constants of ``jaxirls.engine.batch``.
+The layout that is not the default is measured by setting a constant of ``jaxirls.engine.batch``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax import Array, lax
 
 import jaxirls as ji
 from benchmarks.cases import Data, draw
-from benchmarks.peers import BATCHES, Run, clocked, drawn_chunks, fit_chunks, peer
+from benchmarks.peers import BATCHES, Run, clocked, peer
 from jaxirls import irls
 from jaxirls.designs import InOneKernel, LanesByBlock
 from jaxirls.engine import batch
@@ -27,8 +27,7 @@ from jaxirls.kernel import in_one_kernel
 from jaxirls.study import Normal, Scenario
 from jaxirls.study import run as run_study
 
-KERNEL = {"ONE_KERNEL": True}
-WHOLE = KERNEL | {"GPU_TILE": 2**24, "GPU_BYTES": 2**36}
+PORTABLE = {"KERNEL_ROW": 0}
 
 
 def layout(constants: dict[str, Any]) -> AbstractContextManager:
@@ -37,43 +36,20 @@ def layout(constants: dict[str, Any]) -> AbstractContextManager:
 
 
 def kernels_run(data: Data) -> bool:
-    """Whether the kernel runs on this device, and the planner would use it."""
-    return data.case.p <= batch.LANES_COLUMNS and batch.runs_kernels(jax.devices()[0])
+    """Whether the planner uses kernels here."""
+    return data.case.p * data.dtype.itemsize <= batch.KERNEL_ROW and batch.runs_kernels(jax.devices()[0])
 
 
-def _planned(run: Run, constants: dict[str, Any]) -> Run:
-    def fits() -> Any:
-        with layout(constants):
-            return run.fits()
-
-    return Run(run.count, fits)
-
-
-def _own(data: Data) -> Run:
+@peer("jaxirls, without kernels", BATCHES, device="gpu", when=kernels_run)
+def _portable(data: Data) -> Run:
+    """As on a GPU that has none."""
     x, y = data.x, data.y
-    return clocked(data.case.batch, lambda: ji.fit(x, y, ji.Binomial()).params)
 
+    def fits() -> Any:
+        with layout(PORTABLE):
+            return ji.fit(x, y, ji.Binomial()).params
 
-@peer("jaxirls, one kernel", BATCHES, device="gpu", when=kernels_run)
-def _kernel(data: Data) -> Run:
-    """The first passes of every tile in one kernel."""
-    return _planned(_own(data), KERNEL)
-
-
-@peer("jaxirls, one kernel, one tile", BATCHES, device="gpu", when=kernels_run)
-def _kernel_whole(data: Data) -> Run:
-    """The same, the whole batch one tile."""
-    return _planned(_own(data), WHOLE)
-
-
-@peer("jaxirls, batch-last, one kernel", BATCHES, device="gpu", when=kernels_run)
-def _kernel_last(data: Data) -> Run:
-    return _planned(fit_chunks(data), WHOLE)
-
-
-@peer("jaxirls, drawing included, one kernel", BATCHES, device="gpu", when=kernels_run)
-def _kernel_drawn(data: Data) -> Run:
-    return _planned(drawn_chunks(data), WHOLE)
+    return clocked(data.case.batch, fits)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -159,13 +135,10 @@ def parts(data: Data) -> dict[str, float]:
         found[f"drawing, {name}"] = count / seconds(
             lambda name=name: draw(jnp.uint32(0), case, count, data.dtype, name)
         )
-    if case.p <= batch.LANES_COLUMNS:
-        found["first passes, loop"] = count / seconds(jax.jit(partial(passes, LanesByBlock)), x, y)
-        found["study"] = _study(data)
-    if kernels_run(data):
-        found["first passes, kernel"] = count / seconds(jax.jit(partial(passes, InOneKernel)), x, y)
-        with layout(KERNEL):
-            found["study, one kernel"] = _study(data)
+    design = InOneKernel if kernels_run(data) else LanesByBlock
+    if case.p <= batch.LANES_COLUMNS or design is InOneKernel:
+        found["first passes"] = count / seconds(jax.jit(partial(passes, design)), x, y)
+    found["study"] = _study(data)
     return found
 
 

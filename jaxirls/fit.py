@@ -165,7 +165,7 @@ def _fit_all(config: Algorithm, last: bool, data: Data) -> Outcome:
         return leaf.reshape(size, *core)
 
     outcome = fit_with_fallback(as_batch(jax.tree.map(flat, data, ranks)), config)
-    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
+    return outcome if lead == (size,) else jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -70,7 +70,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
     state = in_one_kernel(partial(first_passes, config), problem)
     found = evident(problem, state)
-    equations = last_pass(problem, state.beta, by_cholesky)
+    equations = _last_pass(problem, state.beta)
     solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
@@ -142,18 +142,23 @@ def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tup
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     anew = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
-    state = run_late(problem, marked(state, found), config, config.max_iter, by_cholesky)
+    late = partial(run_late, config=config, limit=config.max_iter, method=by_cholesky)
+    state = in_one_kernel(late, problem, marked(state, found))
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
         anew = anew & (state.code != Status.BOUNDARY)
-    equations = last_pass(problem, state.beta, by_cholesky)
+    equations = _last_pass(problem, state.beta)
     anew = anew | (open_ & (state.code == ILL_CONDITIONED))
     if config.solver == "cholesky":
         anew = ill = jnp.zeros_like(anew)
     else:
         ill = anew | (open_ & _asks_for_qr(problem, state, equations.factor, config))
     return Finished(state, found, anew), equations, ill
+
+
+def _last_pass(problem: Problem, beta: Array) -> Equations:
+    return in_one_kernel(partial(last_pass, method=by_cholesky), problem, beta)
 
 
 def _finished_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Problem, Finished, Equations]:
@@ -311,14 +316,8 @@ def run_early(problem: Problem, state: State, config: IRLS, limit: Limit) -> Sta
 def run_late(problem: Problem, state: State, config: IRLS, limit: Limit, method: Method) -> State:
     """The turns after them, which judge by the loss."""
     if _is_judged_by_score(problem):
-
-        def row(data: tuple[Array, Rows]) -> Array:
-            eta, rows = data
-            return rows.weigh(rows.family.working(eta, rows.y).loss)
-
-        loss = problem.design.total((problem.predict(state.beta), problem.rows), row, problem.lanes)
-        known = jnp.isfinite(state.limit)
-        state = state._replace(limit=jnp.where(known, _penalized(problem, state.beta, loss), jnp.inf))
+        _, loss, _, _ = _evaluate(problem, state.beta, method, None, by_score=False)
+        state = state._replace(limit=jnp.where(jnp.isfinite(state.limit), loss, jnp.inf))
     return run(problem, state, config, limit, sharpened(method, problem))
 
 
@@ -436,20 +435,13 @@ def _evaluate(
 
     equations = method(problem.system, beta, rows, kernel)
     weight = problem.total_weight
-    loss = jnp.zeros_like(weight)
-    if not by_score:
-        loss = _penalized(problem, beta, equations.sums[0] + equations.log_excess)
+    loss = jnp.zeros_like(weight) if by_score else equations.sums[0] + equations.log_excess
+    if not (by_score or problem.curvature is None):
+        loss = loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
     # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
     scale, chi2 = (None, equations.sums[-1]) if free else (problem.scale, weight)
     unit = dispersion(scale, free, chi2, chi2, jnp.maximum(weight - problem.rank, 1.0))
     return equations, loss, unit, weight
-
-
-def _penalized(problem: Problem, beta: Array, loss: Array) -> Array:
-    """The loss with the quadratic part of the penalty."""
-    if problem.curvature is None:
-        return loss
-    return loss + 0.5 * (problem.curvature * jnp.square(beta)).sum(0)
 
 
 def _turn_bent(

@@ -1,7 +1,8 @@
 r"""Small symmetric systems, one a lane: matrices ``(p, p, T)``, vectors ``(p, T)``, lanes last.
 
-Up to ``UNROLL`` columns every entry is its own vector over the lanes and the factorization is straight-line code;
-beyond it the same recurrences run column by column over whole slabs; beyond ``WIDE`` LAPACK blocks them, lane by lane.
+Up to a few columns (``folds.unrolls``) every entry is its own vector over the lanes and the factorization is
+straight-line code; beyond them the same recurrences run column by column over whole slabs; beyond ``WIDE`` LAPACK
+blocks them, lane by lane.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from jaxirls.folds import UNROLL, total
+from jaxirls.folds import total, unrolls
 from jaxirls.trees import varying
 
 WIDE = 64
@@ -60,13 +61,13 @@ def factorize_with(matrix: Array, rhs: Array) -> tuple[Factor, Array]:
     p, diagonal = matrix.shape[0], _diagonal(matrix)
     scaling = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scaled = matrix * scaling[:, None] * scaling[None, :]
-    if p <= UNROLL:
+    if unrolls(p):
         lower, pivot, z = _eliminated(scaled, rhs * scaling)
     else:
         lower, pivot = (_cholesky_columns if p <= WIDE else _cholesky_by_lapack)(scaled)
     # The barrier keeps XLA from computing the pivot, or the scaling, again wherever it is asked for.
     factor = Factor(*lax.optimization_barrier((lower, scaling, pivot)))
-    return factor, z if p <= UNROLL else forward(factor, rhs)
+    return factor, z if unrolls(p) else forward(factor, rhs)
 
 
 def factor_of(root: Array) -> Factor:
@@ -78,11 +79,11 @@ def factor_of(root: Array) -> Factor:
     return Factor(lower, scaling, jnp.square(_diagonal(lower)).min(0))
 
 
-def forward(factor: Factor, rhs: Array, unroll: int = UNROLL) -> Array:
-    """z with L z = D rhs; ``sum(z²)`` is rhsᵀ A⁻¹ rhs. Straight-line code up to ``unroll`` columns."""
+def forward(factor: Factor, rhs: Array) -> Array:
+    """z with L z = D rhs; ``sum(z²)`` is rhsᵀ A⁻¹ rhs."""
     lower, scaled = factor.lower, rhs * factor.scaling
     p = lower.shape[0]
-    if p <= unroll:
+    if unrolls(p):
         z: list[Array] = []
         for j in range(p):
             z.append((scaled[j] - sum(lower[j, k] * z[k] for k in range(j))) / lower[j, j])
@@ -107,7 +108,7 @@ def backward(factor: Factor, z: Array) -> Array:
     """x with Lᵀ D⁻¹ x = z."""
     lower = factor.lower
     p = lower.shape[0]
-    if p <= UNROLL:
+    if unrolls(p):
         x: list[Array] = [z[0]] * p
         for j in reversed(range(p)):
             x[j] = (z[j] - sum(lower[k, j] * x[k] for k in range(j + 1, p))) / lower[j, j]

@@ -46,7 +46,7 @@ from jax.typing import ArrayLike
 
 from jaxirls import linalg
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
-from jaxirls.folds import UNROLL, folded, total
+from jaxirls.folds import folded, total, unrolls
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.trees import varying
 
@@ -279,7 +279,7 @@ def _basis(X: Array) -> tuple[Array, Array]:
     Of the former Q'Q is I up to ``_skew``. It saves half the time of few columns, and none of many.
     """
     n, p, lanes = X.shape
-    if p > UNROLL:
+    if not unrolls(p):
         basis = orthonormalize(X)
         return basis.q, basis.m
     factor = linalg.factorize(total(lambda i: X[i][:, None] * X[i][None], n))

@@ -25,14 +25,16 @@ from jaxirls.engine import batch, dispatch, tiles
 from jaxirls.kernel import GROUP, in_one_kernel
 
 SIZE, N, P = 90, 24, 3
-H100 = SimpleNamespace(platform="gpu", compute_capability="9.0")
+MEMORY = 2**33
+H100 = SimpleNamespace(platform="gpu", compute_capability="9.0", memory_stats=lambda: {"bytes_limit": MEMORY})
+OLDER = SimpleNamespace(platform="gpu", compute_capability="8.0", memory_stats=lambda: None)  # without kernels
 
 
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """The layouts of a GPU, with tiles so small that a batch has several."""
     for module in (batch, dispatch):
-        monkeypatch.setattr(module, "device", lambda _: H100)
+        monkeypatch.setattr(module, "device", lambda _: OLDER)
     monkeypatch.setattr("jaxirls.engine.batch.GPU_TILE", 32)
     monkeypatch.setattr("jaxirls.engine.batch.GPU_REST", 16)
 
@@ -103,17 +105,18 @@ def plan_of(shape):
     ],
 )
 def test_tiles_of_a_gpu_waste_little_and_fit_its_memory(shape, design, monkeypatch):
-    monkeypatch.setattr(batch, "device", lambda _: H100)
+    monkeypatch.setattr(batch, "device", lambda _: OLDER)
+    monkeypatch.setattr(batch, "GPU_MEMORY", MEMORY)
     (size, n, p), layout = shape, plan_of(shape)
     tiles = -(-size // layout.tile)
     assert layout.design is design
     assert layout.rest <= layout.tile
-    assert layout.tile == 1 or layout.tile * n * (p + 1) * 8 <= batch.GPU_BYTES
+    assert layout.tile == 1 or layout.tile * n * (p + 1) * 8 <= MEMORY // 8
     if tiles == 1:
         assert size <= layout.tile < max(2 * size, 129)
     else:
         assert layout.tile * tiles - size < 128 * tiles
-        assert 4 * layout.tile * n * (p + 1) * 8 >= batch.GPU_BYTES or 4 * layout.tile >= batch.GPU_TILE
+        assert 4 * layout.tile * n * (p + 1) * 8 >= MEMORY // 8 or 4 * layout.tile >= batch.GPU_TILE
 
 
 def test_data_on_a_cpu_are_fitted_there_whatever_the_default_device(monkeypatch):
@@ -135,11 +138,10 @@ has_kernels = pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="JAX com
 
 def test_a_kernel_is_planned_only_where_it_runs(monkeypatch):
     monkeypatch.setattr(batch, "device", lambda _: H100)
-    assert plan_of((1000, 200, 5)).design is LanesByBlock
-    monkeypatch.setattr(batch, "ONE_KERNEL", True)
     newest = InOneKernel if jax.__version_info__ >= (0, 11) else LanesByBlock
     assert plan_of((1000, 200, 5)).design is newest
-    monkeypatch.setattr(batch, "device", lambda _: SimpleNamespace(platform="gpu", compute_capability="8.0"))
+    assert plan_of((1000, 2**14, 5)).design is plan_of((1000, 200, 50)).design is Dense
+    monkeypatch.setattr(batch, "device", lambda _: OLDER)
     assert plan_of((1000, 200, 5)).design is LanesByBlock
 
 

@@ -9,9 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Kernel, Rows, Sums
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, repeated
 from jaxirls.designs.lanes import Lanes, combine, symmetric
+from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
+
+# Columns up to which a row's products are straight-line code of XLA's: more would take long to compile.
+STRAIGHT = 8
+# Bytes of X that a kernel reads a turn: with more, the sums would not stay in registers.
+ROW = 96
 
 
 @pytree
@@ -24,7 +30,7 @@ class LanesByBlock(Lanes):
         return 8
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        n, p, lanes = self.x.shape
+        n, p, lanes = self.n, self.p, beta.shape[1]
 
         def row(i: Array) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
             """What row i adds to the sums, its minima, and its excess."""
@@ -62,7 +68,19 @@ class LanesByBlock(Lanes):
 
 @pytree
 class InOneKernel(LanesByBlock):
-    """The same, its first passes in one kernel, see ``kernel``."""
+    """The same, in one kernel where a program can be one, see ``kernel``. One X for all lanes stays one."""
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(x)
+
+    def lanes(self, count: int) -> Array:
+        return repeated(self.x, count)
+
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        if self.p > STRAIGHT:
+            return Dense.of(self.x, beta.shape[1]).accumulate(beta, rows, kernel)
+        return super().accumulate(beta, rows, kernel)
 
 
 @pytree
@@ -71,7 +89,8 @@ class Streamed(LanesByBlock):
 
     @property
     def block(self) -> int:
-        return 16 // self.x.dtype.itemsize  # up to eight columns then fit in 255 registers
+        size = self.x.dtype.itemsize
+        return max(1, min(16 // size, ROW // (self.p * size)))
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         def add(i: Array, total: Array) -> Array:

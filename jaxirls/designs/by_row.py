@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, repeated, some_rows, square, through
 from jaxirls.designs.lanes import Lanes, combine
-from jaxirls.folds import folded
+from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
 from jaxirls.trees import pytree, varying
 
@@ -253,7 +253,8 @@ def _through_by_row(factor: Factor, x: Array) -> Array:
     """L⁻¹D xᵢ of rows (n, p, T) or (n, p, 1), row by row."""
 
     def fill(i: Array, z: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(z, forward(factor, x[i], MOST_UNROLLED)[None], i, 0)
+        with straight_line(MOST_UNROLLED):
+            return lax.dynamic_update_slice_in_dim(z, forward(factor, x[i])[None], i, 0)
 
     empty = varying(jnp.zeros((x.shape[0], *factor.scaling.shape), x.dtype), factor, x)
     return lax.fori_loop(jnp.int32(0), jnp.int32(x.shape[0]), fill, empty)

@@ -53,14 +53,16 @@ FOLDED_TILE = 8
 STRIP = 8
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
-# On a GPU: about as many lanes as it has threads, in a tile that leaves room in memory; fewer in the second round: its
-# small kernels take as long for few. Of more rows the chain of kernels would be long.
-GPU_TILE = 2**17
-GPU_REST = 2**14
-GPU_BYTES = 2**30
+# On a GPU: lanes of a tile, at most, the part of the memory that it may take where the layout changes, and what that is
+# where the device does not tell. From so many lanes on a batch is not filled up to a power of two, which is a copy.
+GPU_TILE, GPU_PART, GPU_MEMORY = 2**20, 8, 2**34
+GPU_WHOLE = 2**16
+# Lanes and bytes of a tile of the second round, whose small kernels take as long for few. Of more rows one lane would
+# take long.
+GPU_REST, GPU_REST_BYTES = 2**17, 2**26
 GPU_ROWS = 2**11
-# Whether the first passes are one kernel, where that runs. Not before it has been measured on a GPU.
-ONE_KERNEL = False
+# Bytes of a row of X up to which the sums of a lane have room in the registers of a thread, or nearly.
+KERNEL_ROW = 80
 
 
 class Batch(NamedTuple):
@@ -151,6 +153,8 @@ class BatchLast(Batch):
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         def cut(leaf: Array) -> Array:
             own = leaf if leaf.shape[-1] == 1 else lax.dynamic_slice_in_dim(leaf, start, lanes, -1)
+            if strip is None:
+                return own
             # A loop that does more than copy is compiled to vectors, which wait for memory many at a time.
             return lax.optimization_barrier(jnp.where(jnp.isnan(own), jnp.nan, own))
 
@@ -210,20 +214,34 @@ def folds_loops() -> bool:
 
 def _plan_gpu(batch: Batch) -> Plan:
     n, p = batch.shape
-    design: type[Design] = InOneKernel if ONE_KERNEL and runs_kernels(device(batch)) else LanesByBlock
-    if p > LANES_COLUMNS or n > GPU_ROWS:
+    design: type[Design] = LanesByBlock
+    if n <= GPU_ROWS and p * batch.x.dtype.itemsize <= KERNEL_ROW and runs_kernels(device(batch)):
+        design = InOneKernel
+    elif p > LANES_COLUMNS or n > GPU_ROWS:
         design = Dense
     elif batch.has_one_design:
         design = Shared
-    room = max(1, GPU_BYTES // batch.bytes)
-    most = min(GPU_TILE, 1 << (room.bit_length() - 1))
-    if batch.size <= most:  # one tile of a power of two, so that batch sizes share programs
+    room = GPU_TILE if isinstance(batch, BatchLast) else _memory(device(batch)) // GPU_PART // batch.bytes
+    most = min(GPU_TILE, _power_of_two(room))
+    if batch.size <= min(most, GPU_WHOLE):  # one tile of a power of two, so that batch sizes share programs
         least = min(GROUP, most) if issubclass(design, Lanes) else 1
         tile = max(least, 1 << (batch.size - 1).bit_length())
+    elif batch.size <= most and batch.size % GROUP == 0:
+        tile = batch.size
     else:  # tiles of much the same size, in whole groups
-        tile = -(-batch.size // -(-batch.size // most))
+        tile = -(-batch.size // max(2, -(-batch.size // most)))
         tile = min(most, -(-tile // GROUP) * GROUP)
-    return Plan(design, tile, min(tile, GPU_REST))
+    return Plan(design, tile, min(tile, GPU_REST, _power_of_two(GPU_REST_BYTES // batch.bytes)))
+
+
+def _memory(device: jax.Device) -> int:
+    """Bytes of the device's memory that JAX may take."""
+    return (device.memory_stats() or {}).get("bytes_limit", GPU_MEMORY)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest up to ``most``, or one."""
+    return 1 << (max(most, 1).bit_length() - 1)
 
 
 def runs_kernels(device: jax.Device) -> bool:

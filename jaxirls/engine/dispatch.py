@@ -61,7 +61,7 @@ def fit_planned(batch: Batch, layout: Plan, config: Algorithm, size: int | None 
     """Solutions of a batch of at least one tile in a given layout, or of its first ``size`` datasets."""
 
     def first(solution: Solution) -> Solution:
-        return jax.tree.map(lambda leaf: leaf[:size], solution)
+        return solution if size in (None, batch.size) else jax.tree.map(lambda leaf: leaf[:size], solution)
 
     if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
         return first(_fit_tiles(batch, layout, config))

@@ -69,14 +69,20 @@ def launch(
         form = Lanes(group, spread)
         for ref, cells, out in zip(refs[len(leaves) :], evaluate(traced, form, operands), results, strict=True):
             for at in np.ndindex(cells.shape[:-1]):
-                ref[(*at, own)] = form.vector(cells[(*at, 0)], out.dtype)
+                ref[(*at, own)] = form.vector(cells[(*at, 0)], out.dtype).astype(ref.dtype)
 
     kernel = plgpu.kernel(
         body,
-        out_type=[jax.ShapeDtypeStruct((*out.shape[:-1], lanes), out.dtype) for out in results],
+        out_type=[jax.ShapeDtypeStruct((*out.shape[:-1], lanes), _in_memory(out.dtype)) for out in results],
         grid=(lanes // group,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane),
     )
-    numbers = [leaf.astype(jnp.int32) if leaf.dtype == bool else leaf for leaf in leaves]
-    return jax.tree.unflatten(structure, kernel(*numbers))
+    # Without the barrier XLA may run the kernel once more for every result that goes to a place of its own.
+    found = lax.optimization_barrier(kernel(*(leaf.astype(_in_memory(leaf.dtype)) for leaf in leaves)))
+    return jax.tree.unflatten(structure, [new.astype(out.dtype) for new, out in zip(found, results, strict=True)])
+
+
+def _in_memory(dtype: Any) -> Any:
+    """The type that a kernel reads and writes: it has no memory of booleans."""
+    return jnp.int32 if dtype == jnp.bool else dtype

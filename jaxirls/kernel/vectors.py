@@ -104,6 +104,8 @@ class _Evaluation:
             return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
         if name == "while":
             return self.loop(params, operands, equation.outvars)
+        if name == "scan":
+            return self.unrolled(params, operands, equation)
         if name == "dynamic_slice" and isinstance(operands[0], Stored):
             return [operands[0].cells([index[()] for index in operands[1:]], params["slice_sizes"])]
         if any(isinstance(operand, Stored) for operand in operands):
@@ -116,19 +118,25 @@ class _Evaluation:
         if name in ELEMENTWISE:
             dtypes = [aval.dtype for aval in avals]
             other = ELEMENTWISE[name]
-            function = partial(self.entry, bound if other is None else partial(other, **params), dtypes)
+            function = partial(self.entry, bound if other is None else partial(other, **params), dtypes, name)
             shape = self.shape(equation.outvars[0].aval)
             return [_each(function, *(np.broadcast_to(operand, shape) for operand in operands))]
         if name in MOVES:
-            return [self.moved(bound, operands, avals, MOVES[name] or len(operands))]
+            return [self.moved(MOVES[name], operands, equation)]
+        if name == "gather":
+            return [self.gathered(bound, operands, avals)]
         if not operands:
             with jax.ensure_compile_time_eval():
                 return [self.constant(bound())]
         raise UnsupportedError(name)
 
-    def entry(self, function: Callable[..., Any], dtypes: list, *values: Value) -> Value:
-        """One entry of an elementwise operation; now, if all its values are known now."""
+    def entry(self, function: Callable[..., Any], dtypes: list, name: str, *values: Value) -> Value:
+        """One entry of an elementwise operation; now, if all that it takes is known now."""
+        if name == "select_n" and isinstance(values[0], np.generic):
+            return values[1 + int(values[0])]
         if all(isinstance(value, np.generic) for value in values):
+            if name in NOW:
+                return NOW[name](*values)
             with jax.ensure_compile_time_eval():
                 return np.asarray(function(*map(jnp.asarray, values)))[()]
         if any(np.shape(value) for value in values):
@@ -139,7 +147,7 @@ class _Evaluation:
         """A reduction: entry by entry over leading axes, and over the lanes where that can be."""
         pair, across = how
         over_lanes = self.is_laned(aval) and aval.ndim - 1 in axes
-        add = partial(self.entry, pair, [aval.dtype] * 2)
+        add = partial(self.entry, pair, [aval.dtype] * 2, "")
         for axis in sorted(set(axes) - ({aval.ndim - 1} if over_lanes else set()), reverse=True):
             cells = functools.reduce(partial(_each, add), np.moveaxis(cells, axis, 0))
         if not over_lanes:
@@ -148,26 +156,22 @@ class _Evaluation:
             raise UnsupportedError("a sum over lanes")
         return _each(lambda value: across(self.lanes.vector(value, aval.dtype)), cells[..., 0])
 
-    def moved(self, move: Callable[..., Any], operands: list[Cells], avals: list, count: int) -> Cells:
-        """Number the entries, let the operation move the numbers, and put the entries where theirs have gone.
+    def moved(self, move: Callable[..., Cells], operands: list[Cells], equation: Any) -> Cells:
+        """An operation that moves entries. Where the last axis are the lanes, it stays whole and last."""
+        out = equation.outvars[0].aval
+        moved = move(equation.params, self.shape(out), *operands)
+        if moved.shape != self.shape(out):
+            raise UnsupportedError(f"{equation.primitive.name} of lanes")
+        return moved
 
-        The first ``count`` operands are moved, by the others.
-        """
-        entries: list[Value] = []
-        numbers = []
-        for k, (operand, aval) in enumerate(zip(operands, avals, strict=True)):
-            if k >= count:
-                if not all(isinstance(entry, np.generic) for entry in operand.flat):
-                    raise UnsupportedError("an index that is not known before")
-                numbers.append(operand.astype(aval.dtype))
-                continue
-            first = len(entries)
-            entries += operand.ravel().tolist()
-            own = np.arange(first, len(entries), dtype=np.int32).reshape(operand.shape)
-            numbers.append(np.broadcast_to(own, aval.shape))
+    def gathered(self, gather: Callable[..., Any], operands: list[Cells], avals: list) -> Cells:
+        """Number the entries, let the operation move the numbers, and put the entries where theirs have gone."""
+        cells, places = operands
+        numbers = np.arange(cells.size, dtype=np.int32).reshape(cells.shape)
         with jax.ensure_compile_time_eval():
-            places = np.asarray(move(*map(jnp.asarray, numbers)))
-        return _each(entries.__getitem__, places[..., :1] if self.is_laned(places) else places)
+            found = gather(jnp.asarray(np.broadcast_to(numbers, avals[0].shape)), jnp.asarray(_known(places)))
+        found = np.asarray(found)
+        return _each(cells.ravel().tolist().__getitem__, found[..., :1] if self.is_laned(found) else found)
 
     def loop(self, params: dict[str, Any], operands: list[Any], results: Sequence[Any]) -> list[Cells]:
         """A ``while`` whose carry is every entry of every array."""
@@ -198,6 +202,21 @@ class _Evaluation:
 
         return arrays(lax.while_loop(cond, body, flat(start)))
 
+    def unrolled(self, params: dict[str, Any], operands: list[Any], equation: Any) -> list[Cells]:
+        """A ``scan``, whose length is known, as straight-line code."""
+        inner = params["jaxpr"]
+        inner, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+        over = sum(a.aval.shape != b.aval.shape for a, b in zip(inner.invars, equation.invars, strict=True))
+        if any(a.aval.shape != b.aval.shape for a, b in zip(inner.outvars, equation.outvars, strict=True)):
+            raise UnsupportedError("a scan that stacks")
+        last = len(operands) - over
+        first = last - len(inner.outvars)
+        turns = range(params["length"])
+        for i in reversed(turns) if params["reverse"] else turns:
+            own = [cells[i] for cells in operands[last:]]
+            operands = [*operands[:first], *self.run(inner, consts, [*operands[:last], *own]), *operands[last:]]
+        return operands[first:last]
+
 
 def _each(function: Callable[..., Any], *arrays: np.ndarray) -> Cells:
     """``function`` of the entries of arrays of one shape."""
@@ -205,6 +224,32 @@ def _each(function: Callable[..., Any], *arrays: np.ndarray) -> Cells:
     for at in np.ndindex(out.shape):
         out[at] = function(*(array[at] for array in arrays))
     return out
+
+
+def _known(cells: Cells) -> np.ndarray:
+    """The numbers of cells that are known now."""
+    if not all(isinstance(entry, np.generic) for entry in cells.flat):
+        raise UnsupportedError("an index that is not known before")
+    return np.array(cells.tolist())
+
+
+def _broadcast(params: dict[str, Any], shape: tuple[int, ...], cells: Cells) -> Cells:
+    sizes = [1] * len(shape)
+    for size, axis in zip(cells.shape, params["broadcast_dimensions"], strict=True):
+        sizes[axis] = size
+    return np.broadcast_to(cells.reshape(sizes), shape)
+
+
+def _slice(params: dict[str, Any], shape: tuple[int, ...], cells: Cells) -> Cells:
+    steps = params["strides"] or (1,) * len(shape)
+    return cells[tuple(map(slice, params["start_indices"], params["limit_indices"], steps))]
+
+
+def _slice_at(params: dict[str, Any], shape: tuple[int, ...], cells: Cells, *first: Cells) -> Cells:
+    # As of JAX's own, the slice is moved to where it fits.
+    sizes = zip(first, cells.shape, shape, strict=True)
+    places = [min(max(int(_known(at)), 0), whole - size) for at, whole, size in sizes]
+    return cells[tuple(slice(at, at + size) for at, size in zip(places, shape, strict=True))]
 
 
 def _is_finite(x: Array) -> Array:
@@ -215,6 +260,14 @@ def _is_finite(x: Array) -> Array:
 def _integer_pow(x: Array, y: int) -> Array:
     power = functools.reduce(lax.mul, [x] * abs(y), jnp.ones_like(x))
     return power if y >= 0 else 1 / power
+
+
+def _expm1(x: Array, **_: Any) -> Array:
+    """By the quotient (u-1)/log(u) at the rounded u = eˣ, likewise."""
+    u = jnp.exp(x)
+    near, far = u == 1, (u < 0.5) | (u > 2)
+    ratio = (u - 1) / jnp.where(near | far, 1.0, jnp.log(jnp.where(far, 2.0, u)))
+    return jnp.where(near, x, jnp.where(far, u - 1, x * ratio))
 
 
 def _log1p(x: Array, **_: Any) -> Array:
@@ -238,6 +291,7 @@ INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom
 # Those that act entry by entry, and what takes the place of one that a kernel has not.
 ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
     "add_any": lax.add,
+    "expm1": _expm1,
     "integer_pow": _integer_pow,
     "is_finite": _is_finite,
     "log1p": _log1p,
@@ -245,8 +299,14 @@ ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
         _words(
             "add sub mul div max min and or not neg sign abs exp log sqrt rsqrt square",
             "select_n eq ne lt le gt ge convert_element_type copy",
+            "bitcast_convert_type shift_left shift_right_logical",
         )
     ),
+}
+# Of these, what NumPy computes as JAX does, and sooner: with numbers of rows and columns.
+NOW: dict[str, Callable[..., Any]] = {
+    **{"add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "eq": np.equal},
+    **{"ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
 }
 # Reductions: of two entries, and of a vector.
 FOLDS: dict[str, tuple[Callable, Callable | None]] = {
@@ -256,9 +316,14 @@ FOLDS: dict[str, tuple[Callable, Callable | None]] = {
     "reduce_and": (lax.bitwise_and, None),
     "reduce_or": (lax.bitwise_or, _any),
 }
-# Those that move entries: of how many operands, if not of all. The others say where, and must be known now.
-MOVES = {
-    "gather": 1,
-    "dynamic_slice": 1,
-    **dict.fromkeys(_words("broadcast_in_dim concatenate expand_dims reshape slice squeeze stack transpose"), 0),
+# Those that move entries, of parameters, the shape of the result, and cells.
+MOVES: dict[str, Callable[..., Cells]] = {
+    "broadcast_in_dim": _broadcast,
+    "concatenate": lambda params, _, *cells: np.concatenate(cells, params["dimension"]),
+    "dynamic_slice": _slice_at,
+    "reshape": lambda _, shape, cells: cells.reshape(shape),
+    "slice": _slice,
+    "squeeze": lambda _, shape, cells: cells.reshape(shape),
+    "stack": lambda params, _, *cells: np.stack(cells, params["axis"]),
+    "transpose": lambda params, _, cells: cells.transpose(params["permutation"]),
 }

@@ -24,6 +24,8 @@ from jaxirls.study.scenario import Scenario
 
 __all__ = ["datasets", "draw", "layout", "root_keys"]
 
+# Of a GPU's tile, so that the cores count one while it fits the next.
+MOST_LANES = 2**17
 # Counts are drawn in int32.
 LARGEST_COUNT_MEAN = 2.0**30
 
@@ -33,7 +35,8 @@ def layout(scenario: Scenario) -> Plan:
     many, dtype = max(2, scenario.replicates), jnp.dtype(scenario.dtype)
     x = jax.ShapeDtypeStruct((many if scenario.design.redraw else 1, scenario.n, scenario.p), dtype)
     y = jax.ShapeDtypeStruct((many, scenario.n), dtype)
-    return plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
+    form = plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
+    return form._replace(tile=min(form.tile, MOST_LANES))
 
 
 def root_keys(scenario: Scenario) -> Array:

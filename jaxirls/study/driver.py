@@ -7,11 +7,14 @@ their numbers, which is cheaper than to have kept them, and fitted to the end. S
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +27,16 @@ from jaxirls.engine.batch import Plan
 from jaxirls.engine.dispatch import STUDY_OPTIONS, cores
 from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
-from jaxirls.study.measures import Tally, merged, tallies
+from jaxirls.study.measures import AT_A_TIME, Tally, merged, tallies
 from jaxirls.study.result import Replicates, StudyResult, Timing
 from jaxirls.study.scenario import Scenario
 
 __all__ = ["run"]
 
+T = TypeVar("T")
+
 # Chunks a core, where no size is asked for: even shares, and a bar that moves. Tiles a chunk are bounded both ways: few
-# make the tiles of unfinished replicates ragged, many make a long study look stuck.
+# make the tiles of unfinished replicates ragged, where they are small, and many make a long study look stuck.
 CHUNKS_PER_CORE = 8
 FEWEST_TILES, MOST_TILES = 4, 128
 
@@ -66,8 +71,10 @@ def run(
       True
     """
     form = layout(scenario)
-    workers = cores() if jax.default_backend() == "cpu" else 1
-    chunk = _chunk(scenario, form.tile, workers)
+    on_cores = jax.default_backend() == "cpu"
+    workers = cores()
+    chunk = _chunk(scenario, form.tile, workers if on_cores else 1, FEWEST_TILES if on_cores else 1)
+    block = math.gcd(form.tile, AT_A_TIME)
     starts = range(0, scenario.replicates, chunk)
     roots = root_keys(scenario)
 
@@ -78,17 +85,21 @@ def run(
     if progress is not None:
         progress(0)
 
-    def fit(start: int) -> Outcome:
-        count = min(chunk, scenario.replicates - start)
-        with jax.enable_x64(scenario.dtype == "float64"):
-            outcome = jax.device_get(call(roots, np.uint32(start), np.int32(count)))
-        return Outcome(*(leaf[:count] for leaf in outcome))
-
     truth = np.asarray(scenario.coefficients)
+    # A core fits one chunk at a time, and so does another device, while the cores count what it has done.
+    turn = nullcontext() if on_cores else Lock()
+
+    def work(start: int) -> tuple[Outcome, list[Tally]]:
+        count = min(chunk, scenario.replicates - start)
+        with turn, jax.enable_x64(scenario.dtype == "float64"):
+            outcome = jax.device_get(call(roots, np.uint32(start), np.int32(count)))
+        outcome = Outcome(*(leaf[:count] for leaf in outcome))
+        return outcome, tallies(*outcome, truth, scenario.level, block)
+
     parts: list[Tally] = []
     kept: list[Outcome] = []
-    for outcome in _in_order(fit, starts, workers):
-        parts += tallies(*outcome, truth, scenario.level, form.tile)
+    for outcome, counted in _in_order(work, starts, workers):
+        parts += counted
         if keep:
             kept.append(outcome)
         if progress is not None:
@@ -178,18 +189,18 @@ def _outcome(solution: Solution) -> Outcome:
     return Outcome(solution.params, jnp.sqrt(solution.scale[None] * squares), solution.status)
 
 
-def _in_order(fit: Callable[[int], Outcome], starts: range, workers: int) -> Iterator[Outcome]:
+def _in_order(work: Callable[[int], T], starts: range, workers: int) -> Iterator[T]:
     """The chunks in their order. XLA runs each on one core of a CPU: as many threads run as many at a time."""
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(fit, starts)
+        yield from pool.map(work, starts)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _chunk(scenario: Scenario, tile: int, workers: int) -> int:
+def _chunk(scenario: Scenario, tile: int, workers: int, fewest: int) -> int:
     """Replicates a chunk, in whole tiles: what the scenario asks for, rounded up, or an even share of the work."""
     if scenario.chunk is not None:
         return -(-scenario.chunk // tile) * tile
     share = -(-scenario.replicates // (CHUNKS_PER_CORE * workers * tile))
-    return max(FEWEST_TILES, min(MOST_TILES, share)) * tile
+    return max(fewest, min(MOST_TILES, share)) * tile

@@ -24,10 +24,10 @@ Source: Morris, White & Crowther (2019), Statistics in Medicine 38, table 6.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import reduce
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxirls.status import Status
@@ -54,29 +54,33 @@ class Rate(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and sum of squares about it, of p series of equal length."""
+    """Mean and sum of squares about it, of p series of equal length; or of k blocks of them, on a first axis."""
 
-    n: int
-    mean: np.ndarray  # (p,)
-    squares: np.ndarray  # (p,)
+    n: Any  # (k,)
+    mean: np.ndarray  # (k, p)
+    squares: np.ndarray  # (k, p)
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Moments:
-        """The moments of ``values (B, p)``."""
-        n, p = values.shape
-        if not n:
-            return cls(0, np.zeros(p), np.zeros(p))
-        mean = values.mean(0)
-        return cls(n, mean, np.square(values - mean).sum(0))
+    def of(cls, values: np.ndarray, used: np.ndarray) -> Moments:
+        """The moments of k blocks of ``values (p, k, B)``, of the entries ``used (k, B)``. Overwrites the values."""
+        n = used.sum(1)
+        values[:, ~used] = 0.0
+        mean = values.sum(2) / np.maximum(n, 1)
+        values -= mean[..., None]
+        values[:, ~used] = 0.0
+        return cls(n, mean.T, np.square(values, out=values).sum(2).T)
+
+    def columns(self, start: int, stop: int) -> Moments:
+        """Of some of the series."""
+        return Moments(self.n, self.mean[:, start:stop], self.squares[:, start:stop])
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both series, one after the other."""
         n = self.n + other.n
-        if not n:
-            return self
         gap = other.mean - self.mean
-        share = other.n / n
-        return Moments(n, self.mean + share * gap, self.squares + other.squares + self.n * share * np.square(gap))
+        share = np.asarray(other.n / np.maximum(n, 1))[..., None]
+        squares = self.squares + other.squares + np.asarray(self.n)[..., None] * share * np.square(gap)
+        return Moments(n, self.mean + share * gap, squares)
 
     @property
     def variance(self) -> np.ndarray:
@@ -85,7 +89,10 @@ class Moments(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What the measures need of replicates. Statuses are counted over all, the rest over those with an estimate."""
+    """What the measures need of replicates. Statuses are counted over all, the rest over those with an estimate.
+
+    Of one block, or of k on a first axis.
+    """
 
     statuses: np.ndarray  # (number of codes,)
     error: Moments  # d
@@ -108,7 +115,7 @@ class Tally(NamedTuple):
     @property
     def used(self) -> int:
         """Replicates with an estimate."""
-        return self.error.n
+        return int(self.error.n)
 
     @property
     def replicates(self) -> int:
@@ -116,10 +123,14 @@ class Tally(NamedTuple):
         return int(self.statuses.sum())
 
 
+# Replicates whose numbers stay in cache while they are counted.
+AT_A_TIME = 2**14
+
+
 def tallies(
     estimates: np.ndarray, standard_errors: np.ndarray, status: np.ndarray, truth: np.ndarray, level: float, block: int
 ) -> list[Tally]:
-    """Count replicates in blocks of fixed length, to be merged one by one: chunked or not, the totals are the same.
+    """Count replicates in blocks of fixed length, to be merged in a fixed order: the totals are the same in any chunks.
 
     Args:
       estimates, standard_errors: ``(B, p)``.
@@ -127,30 +138,55 @@ def tallies(
       truth: β, ``(p,)``.
       level: of the Wald intervals, and one minus the level of the tests.
       block: replicates a block.
+
+    Returns:
+      Tallies of some blocks each.
     """
     reach = NormalDist().inv_cdf((1 + level) / 2)
+    size = block * max(1, AT_A_TIME // block)
 
-    def one(start: int) -> Tally:
-        codes = status[start : start + block]
-        good = codes == Status.CONVERGED
-        estimate = estimates[start : start + block][good].astype(np.float64)
-        se = standard_errors[start : start + block][good].astype(np.float64)
-        error = estimate - truth
+    def some(start: int) -> Tally:
+        codes, *fits = (leaf[start : start + size] for leaf in (status, estimates, standard_errors))
+        estimate, se = (np.ascontiguousarray(leaf.T, np.float64) for leaf in fits)
+        (p, count), blocks = estimate.shape, -(-len(codes) // block)
+        series = np.zeros((3, p, blocks * block))  # d, d² and se²
+        counted = np.zeros((2, p, blocks * block), bool)  # intervals that hold the truth, and tests that reject
+        good = np.zeros(blocks * block, bool)
+        good[:count] = codes == Status.CONVERGED
+        with np.errstate(all="ignore"):  # of what is not used
+            error = np.subtract(estimate, truth[:, None], out=series[0, :, :count])
+            np.square(error, out=series[1, :, :count])
+            np.square(se, out=series[2, :, :count])
+            se *= reach
+            np.less_equal(np.abs(error), se, out=counted[0, :, :count])
+            np.greater(np.abs(estimate, out=estimate), se, out=counted[1, :, :count])
+        counted &= good
+        moments = Moments.of(series.reshape(3 * p, blocks, block), good.reshape(blocks, block))
+        held, refuted = counted.reshape(2, p, blocks, block).sum(3).swapaxes(1, 2)
+        place = np.arange(count) // block * len(Status) + codes
         return Tally(
-            np.bincount(codes, minlength=len(Status)),
-            Moments.of(error),
-            Moments.of(np.square(error)),
-            Moments.of(np.square(se)),
-            (np.abs(error) <= reach * se).sum(0),
-            (np.abs(estimate) > reach * se).sum(0),
+            np.bincount(place, minlength=blocks * len(Status)).reshape(blocks, len(Status)),
+            moments.columns(0, p),
+            moments.columns(p, 2 * p),
+            moments.columns(2 * p, 3 * p),
+            held,
+            refuted,
         )
 
-    return [one(start) for start in range(0, len(status), block)]
+    return [some(start) for start in range(0, len(status), size)]
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
-    """The tally of all, merged in the order given."""
-    return reduce(Tally.merge, tallies)
+    """The tally of all blocks: of neighbours, then of neighbours among these, and so on."""
+    total = jax.tree.map(lambda *parts: np.concatenate(parts), *tallies)
+    while (count := len(total.statuses)) > 1:
+        pairs = count // 2 * 2
+        first, second, last = (
+            jax.tree.map(lambda leaf, cut=cut: leaf[cut], total)
+            for cut in (slice(0, pairs, 2), slice(1, pairs, 2), slice(pairs, None))
+        )
+        total = jax.tree.map(lambda *parts: np.concatenate(parts), first.merge(second), last)
+    return jax.tree.map(lambda leaf: leaf[0], total)
 
 
 def rates(total: Tally) -> list[Rate]:
