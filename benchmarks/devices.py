@@ -24,8 +24,6 @@ from jaxirls import irls
 from jaxirls.designs import InOneKernel, LanesByBlock
 from jaxirls.engine import batch
 from jaxirls.kernel import in_one_kernel
-from jaxirls.study import Normal, Scenario
-from jaxirls.study import run as run_study
 
 PORTABLE = {"KERNEL_ROW": 0}
 
@@ -120,7 +118,7 @@ def seconds(function: Callable[..., Any], *arguments: Any, turns: int = 10) -> f
 
 
 def parts(data: Data) -> dict[str, float]:
-    """Datasets a second of each part of a fit by itself; of the kernel, the loop and the study, where they run."""
+    """Datasets a second of each part of a fit by itself."""
     case, count = data.case, min(data.chunk, data.case.batch)
     x, y = data.last[0]
 
@@ -138,20 +136,4 @@ def parts(data: Data) -> dict[str, float]:
     design = InOneKernel if kernels_run(data) else LanesByBlock
     if case.p <= batch.LANES_COLUMNS or design is InOneKernel:
         found["first passes"] = count / seconds(jax.jit(partial(passes, design)), x, y)
-    found["study"] = _study(data)
     return found
-
-
-def _study(data: Data) -> float:
-    """Replicates a second of a study by the library itself: drawn and fitted on the device, with standard errors."""
-    case = data.case
-    scenario = Scenario(
-        n=case.n,
-        coefficients=[0.3] * case.p,
-        design=Normal(),
-        family=ji.Binomial(),
-        replicates=case.batch,
-        seed=1,
-        dtype=np.dtype(data.dtype).name,
-    )
-    return case.batch / run_study(scenario).timing.run_seconds

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,8 +106,14 @@ def clocked(count: int, function: Callable[[], Any]) -> Run:
 
 def on_cores(function: Callable[[Any], Array], parts: list[Any]) -> list[Array]:
     """``function`` of every part, on as many threads as there are cores."""
+    if len(parts) == 1:
+        return [function(parts[0])]
     with ThreadPoolExecutor(CORES) as pool:
         return list(pool.map(lambda part: jax.block_until_ready(function(part)), parts))
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 @peer("jaxirls", (*BATCHES, *LARGE, *BOOTSTRAP), device="any")
@@ -116,29 +123,30 @@ def _jaxirls(data: Data) -> Run:
     return clocked(data.case.batch, lambda: ji.fit(x, y, ji.Binomial(), freq_weights=weights).params)
 
 
-def _fit_last(data: Data) -> Callable[[tuple[Array, Array]], Array]:
+@lru_cache
+def _fit_last(device: str) -> Callable[[tuple[Array, Array]], Array]:
     """A program of its own, with the options of XLA that the README names."""
 
     def fit(x: Array, y: Array) -> Array:
         return ji.fit(x, y, ji.Binomial()).params
 
-    options = CPU_OPTIONS if data.device == "cpu" else None
+    options = CPU_OPTIONS if device == "cpu" else None
     return jax.jit(lambda chunk: jax.vmap(fit, in_axes=-1)(*chunk), compiler_options=options)
 
 
 @peer("jaxirls, batch-last", BATCHES, device="any")
 def fit_chunks(data: Data) -> Run:
     """Data that lies on the device as it was drawn there, datasets last, mapped over that axis inside jit."""
-    fit = _fit_last(data)
-    return clocked(data.case.batch, lambda: jnp.concatenate(on_cores(fit, data.last)))
+    fit = _fit_last(data.device)
+    return clocked(data.case.batch, lambda: _joined(on_cores(fit, data.last)))
 
 
 @peer("jaxirls, drawing included", BATCHES, device="any")
 def drawn_chunks(data: Data) -> Run:
     """Every chunk is drawn on the device, and fitted there."""
-    case, count, dtype, fit = data.case, data.chunk, data.dtype, _fit_last(data)
+    case, count, dtype, fit = data.case, data.chunk, data.dtype, _fit_last(data.device)
     chunks = [jnp.uint32(i) for i in range(case.batch // count)]
-    return clocked(case.batch, lambda: jnp.concatenate(on_cores(lambda i: fit(draw(i, case, count, dtype)), chunks)))
+    return clocked(case.batch, lambda: _joined(on_cores(lambda i: fit(draw(i, case, count, dtype)), chunks)))
 
 
 @peer("jaxirls study, drawing included", ("own",), device="any")

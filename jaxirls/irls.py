@@ -68,6 +68,7 @@ NEAR = 0.5
 
 def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
     """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
+    problem = problem if problem.start is None else problem.checked
     state = in_one_kernel(partial(first_passes, config), problem)
     found = evident(problem, state)
     equations = _last_pass(problem, state.beta)
@@ -81,7 +82,7 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
         decrement=jnp.where(early, jnp.inf, state.decrement),
         code=jnp.where(early, RUNNING, state.code),
     )
-    ill = _asks_for_qr(problem, state, equations.factor, config)
+    ill = _asks_for_qr(state, equations.factor, config)
     state = state._replace(code=jnp.where(ill, ILL_CONDITIONED, state.code).astype(jnp.int32))
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
@@ -153,7 +154,7 @@ def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tup
     if config.solver == "cholesky":
         anew = ill = jnp.zeros_like(anew)
     else:
-        ill = anew | (open_ & _asks_for_qr(problem, state, equations.factor, config))
+        ill = anew | (open_ & _asks_for_qr(state, equations.factor, config))
     return Finished(state, found, anew), equations, ill
 
 
@@ -165,9 +166,10 @@ def _finished_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple
     """The lanes fitted anew where they are to be, the columns that are then left out, and the equations, by QR."""
     state, found, anew = varying(finished, problem)
     aliased = varying(jnp.zeros(state.beta.shape, bool), problem)
+    of_these = problem._replace(invalid=problem.invalid | ~anew)  # the others keep nobody waiting
     aliased, state = lax.cond(
         anew.any(),
-        lambda: _select(anew, fit_independent(problem, found.separated, config), (aliased, state)),
+        lambda: _select(anew, fit_independent(of_these, found.separated, config), (aliased, state)),
         lambda: (aliased, state),
     )
     problem = problem._replace(aliased=aliased)
@@ -227,11 +229,12 @@ def _to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> 
     )
 
 
-def _asks_for_qr(problem: Problem, state: State, factor: linalg.Factor, config: IRLS) -> Array:
+def _asks_for_qr(state: State, factor: linalg.Factor, config: IRLS) -> Array:
     """Which lanes the Gram matrix serves too badly, or, without QR, not at all."""
     if config.solver == "cholesky":
         return state.code == ILL_CONDITIONED
-    return ((state.code == ILL_CONDITIONED) | factor.lossy | (config.solver == "qr")) & ~problem.invalid
+    ill = (state.code == ILL_CONDITIONED) | factor.lossy | (config.solver == "qr")
+    return ill & (state.code != Status.INVALID_DATA)
 
 
 def _select(where: Array, new: Any, old: Any) -> Any:
@@ -239,7 +242,10 @@ def _select(where: Array, new: Any, old: Any) -> Any:
 
 
 def start(problem: Problem) -> State:
-    """Where the loop begins: the user's ``start``, or one weighted least squares fit to the starting means."""
+    """Where the loop begins: the user's ``start``, or one weighted least squares fit to the starting means.
+
+    In the pass of the latter the rows are checked.
+    """
     rows, p = problem.rows, problem.design.p
     zero = jnp.zeros((p, problem.lanes), rows.y.dtype)
     if problem.start is not None:
@@ -247,6 +253,7 @@ def start(problem: Problem) -> State:
         return _at(problem, first, first, problem.invalid & False)
     data = (rows, problem.mean_response[None])
     fit = by_cholesky(problem.system, zero, data, _around_response)
+    problem = problem._replace(invalid=problem.invalid | ~(fit.minima[0] > 0))
     first = anchor = linalg.backward(fit.factor, fit.half)
     if rows.family.guards_domain:
         # The predictor of the average is inside the domain: steps are halved towards it.
@@ -291,7 +298,8 @@ def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
     rows, average = data
     weight, target = rows.family.starting_regression(rows.y, average)
     target = target if rows.offset is None else target - weight * rows.offset
-    return Terms(rows.weigh(weight), rows.weigh(target))
+    valid = rows.valid(eta).astype(eta.dtype)
+    return Terms(rows.weigh(weight), rows.weigh(target), minima=(valid,))
 
 
 def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:

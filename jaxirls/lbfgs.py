@@ -39,6 +39,7 @@ dot = partial(jnp.matmul, precision=HIGHEST)
 
 def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     """Where L-BFGS ends, the statistics there, and which lanes are open: without a proof."""
+    problem = problem.checked
     state = minimize(problem, config)
     solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
     if solution.root is not None:

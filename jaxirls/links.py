@@ -485,9 +485,9 @@ LINKS: dict[str, type[Link]] = {link.__name__: link for link in _PROBABILITY + _
 
 
 def _raise(x: Array, exponent: Array | float) -> Array:
-    """xᶜ, by multiplication when c is a whole number known now."""
-    if isinstance(exponent, float) and exponent.is_integer():
-        return x ** int(exponent)
+    """xᶜ, by multiplication, and a root, when c is a whole number or a half known now."""
+    if isinstance(exponent, float) and (2 * exponent).is_integer():
+        return x ** int(exponent) if exponent.is_integer() else jnp.sqrt(x) ** int(2 * exponent)
     return jnp.power(x, exponent)
 
 

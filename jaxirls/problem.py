@@ -29,13 +29,20 @@ class Problem(NamedTuple):
     penalty: Penalty | None  # leaves (p | 1, T | 1)
     start: Array | None  # (p, T) or (p, 1)
     scale: Scale  # (T,) or (1,): a known dispersion; or how to estimate it
-    invalid: Array  # (T,)
+    invalid: Array  # (T,), as far as is known: rows are looked at by the start, or when ``checked``
     aliased: Array | None = None  # (p, T): columns left out of the fit, or None
 
     @property
     def lanes(self) -> int:
         """T."""
         return self.invalid.shape[0]
+
+    @property
+    def checked(self) -> Problem:
+        """The same, and it is known which datasets have invalid rows."""
+        at_zero = self.design.predict(jnp.zeros((self.design.p, self.lanes), self.rows.y.dtype))
+        valid = self.design.fold(jnp.logical_and, self.rows.valid(at_zero), self.lanes)
+        return self._replace(invalid=self.invalid | ~valid)
 
     @property
     def system(self) -> System:

@@ -17,6 +17,11 @@ def combined(freq_weights: Array | None, var_weights: Array | None) -> Array | N
     return freq_weights if var_weights is None else freq_weights * var_weights
 
 
+def nonnegative(value: Array) -> Array:
+    """And finite."""
+    return jnp.isfinite(value) & (value >= 0)
+
+
 class Rows(NamedTuple):
     """Row data, leaves ``(n, T)``, ``(n, 1)``, ``(1, T)`` or ``(1, 1)``; ``None`` where the user gave nothing."""
 
@@ -29,6 +34,20 @@ class Rows(NamedTuple):
     def shift(self, eta: Array) -> Array:
         """The predictor with the offset."""
         return eta if self.offset is None else eta + self.offset
+
+    def valid(self, eta: Array) -> Array:
+        """Which rows can be fitted: their weights are in order and, unless these are zero, all else.
+
+        ``eta`` is the predictor at β = 0, which is zero where X is finite.
+        """
+        valid = jnp.isfinite(self.shift(eta)) & self.family.valid_response(self.y)
+        weight = self.weight
+        if weight is not None:
+            valid = valid | (weight == 0)
+        for weights in (self.freq_weights, self.var_weights):
+            if weights is not None:
+                valid = valid & nonnegative(weights)
+        return valid
 
     @property
     def weight(self) -> Array | None:

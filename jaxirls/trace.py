@@ -110,7 +110,7 @@ def trace(
             f"trace takes one dataset: X has shape {data.X.shape} and y {data.y.shape}; index the batch first"
         )
     one = as_batch(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data))
-    laid = problem(one.tile(0, 1), Dense, 1)
+    laid = problem(one.tile(0, 1), Dense, 1).checked
     finish = jax.jit(partial(irls.complete, laid, open_=jnp.ones(1, bool), config=config))
     method, state = by_cholesky, irls.start(laid)
     if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == ILL_CONDITIONED):

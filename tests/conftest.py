@@ -28,6 +28,13 @@ def _release_programs():
 
 
 @pytest.fixture
+def on_cpu():
+    """As where there is no other device."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+@pytest.fixture
 def compile_fast(monkeypatch):
     """The layout and the rounds that compile fastest."""
     monkeypatch.setattr("jaxirls.engine.batch.LANES_COLUMNS", 0)

@@ -128,9 +128,10 @@ def test_data_on_a_cpu_are_fitted_there_whatever_the_default_device(monkeypatch)
 
     monkeypatch.setattr(dispatch, "_first_chunk", reached)
     (X, y, _), _ = simulate()
+    there = jax.devices("cpu")[0]
     with pytest.raises(ReachedError) as caught:
-        ji.fit(X, y, ji.Binomial())
-    assert caught.value.args == (jax.devices("cpu")[0],)
+        ji.fit(*jax.device_put((X, y), there), ji.Binomial())
+    assert caught.value.args == (there,)
 
 
 has_kernels = pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="JAX compiles the kernel from 0.11 on")
@@ -212,7 +213,9 @@ def lowered(function, *arguments):
         (ji.Binomial(trials=3.0), 1),
         (ji.Gamma(), 1),
         (ji.NegativeBinomial(alpha=0.5), 1),
-        (ji.Binomial(link=ji.links.Probit()), 0),
+        (ji.InverseGaussian(), 1),
+        (ji.Binomial(link=ji.links.Probit()), 1),
+        (ji.Binomial(link=ji.links.Cauchy()), 0),
     ],
     ids=str,
 )

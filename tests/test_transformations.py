@@ -129,7 +129,7 @@ MAPPED = ["all", "X", "y", "offset", "freq_weights", "var_weights", "start", "sc
 
 
 @pytest.mark.parametrize("mapped", MAPPED)
-def test_a_mapped_fit_is_one_batch_of_the_engine(mapped):
+def test_a_mapped_fit_is_one_batch_of_the_engine(mapped, on_cpu):
     """Over one argument, the others shared, or over all."""
     X, y = case()
     shared = {"X": X[0], "y": y[0], **dict.fromkeys(("offset", "freq_weights", "var_weights"), jnp.full(N, 0.5))}
@@ -207,7 +207,7 @@ def test_axes_may_be_mapped_one_within_the_other(inner, outer):
     np.testing.assert_allclose(found, jnp.stack([expected, expected[::-1]]), **CLOSE)
 
 
-def test_datasets_that_come_last_are_not_moved():
+def test_datasets_that_come_last_are_not_moved(on_cpu):
     X, y = (jnp.moveaxis(a, 0, -1) for a in case())
     program = jax.jit(jax.vmap(params, in_axes=-1)).lower(X, y).compile().as_text()
     assert f"[{N},{P},{B}]" in program

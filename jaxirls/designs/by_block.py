@@ -16,8 +16,9 @@ from jaxirls.trees import pytree, varying
 
 # Columns up to which a row's products are straight-line code of XLA's: more would take long to compile.
 STRAIGHT = 8
-# Bytes of X that a kernel reads a turn: with more, the sums would not stay in registers.
-ROW = 96
+# Bytes of X that a kernel reads a turn, at most, and of each column: enough to wait for memory together, and so few
+# that the sums stay in registers.
+TURN, COLUMN = 160, 16
 
 
 @pytree
@@ -90,7 +91,7 @@ class Streamed(LanesByBlock):
     @property
     def block(self) -> int:
         size = self.x.dtype.itemsize
-        return max(1, min(16 // size, ROW // (self.p * size)))
+        return max(1, min(COLUMN // size, TURN // (self.p * size)))
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         def add(i: Array, total: Array) -> Array:

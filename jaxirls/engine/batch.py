@@ -34,7 +34,7 @@ from jaxirls.families import Family
 from jaxirls.kernel import GROUP
 from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
-from jaxirls.rows import Rows, combined
+from jaxirls.rows import Rows, combined, nonnegative
 from jaxirls.trees import varying
 
 # Beyond these, columns and elements of X, a dataset is large enough for matrix products of its own.
@@ -251,12 +251,11 @@ def runs_kernels(device: jax.Device) -> bool:
 
 
 def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
-    """Lay out T datasets, lanes last, with rows of weight zero emptied and invalid datasets marked."""
-    harmless = _emptied(tile)
-    laid = design.of(harmless.x, lanes)
-    rows = Rows(harmless.y, harmless.offset, tile.freq_weights, tile.var_weights, tile.family)
-    valid = laid.fold(jnp.logical_and, _valid_rows(tile), lanes) & _valid_options(tile)
-    return Problem(laid, rows, tile.penalty, tile.start, tile.scale, ~valid)
+    """Lay out T datasets, lanes last, with rows of weight zero emptied and datasets of invalid options marked."""
+    tile = _emptied(tile)
+    rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
+    invalid = jnp.broadcast_to(~_valid_options(tile), (lanes,))
+    return Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, varying(invalid, tile))
 
 
 def lanes_last(leaf: Array) -> Array:
@@ -285,46 +284,25 @@ def lanes_last_by_strips(leaf: Array, start: Array | int, lanes: int, strip: int
 
 
 def _emptied(tile: Batch) -> Batch:
-    """Rows of weight zero contribute nothing, whatever they hold: give them harmless values."""
+    """Rows of weight zero contribute nothing, whatever they hold: give them harmless values. X may be for all lanes."""
     weight = combined(tile.freq_weights, tile.var_weights)
     if weight is None:
         return tile
+    finite = jnp.isfinite(tile.x).all(1)
     return tile._replace(
-        x=jnp.where(_finite_rows(tile)[:, None], tile.x, 0.0),
-        y=jnp.where(weight > 0, tile.y, 1.0),
+        x=jnp.where(finite[:, None], tile.x, 0.0),
+        y=jnp.where(weight > 0, jnp.where(finite, tile.y, jnp.nan), 1.0),
         offset=None if tile.offset is None else jnp.where(weight > 0, tile.offset, 0.0),
     )
 
 
-def _finite_rows(tile: Batch) -> Array:
-    return jnp.isfinite(tile.x).all(1)
-
-
-def _valid_rows(tile: Batch) -> Array:
-    """Which rows can be fitted, (n, T | 1): their weights are in order and, unless these are zero, all else."""
-    valid = _finite_rows(tile) & tile.family.valid_response(tile.y)
-    if tile.offset is not None:
-        valid = valid & jnp.isfinite(tile.offset)
-    weight = combined(tile.freq_weights, tile.var_weights)
-    if weight is not None:
-        valid = valid | (weight == 0)
-    for weights in (tile.freq_weights, tile.var_weights):
-        if weights is not None:
-            valid = valid & _nonnegative(weights)
-    return valid
-
-
-def _valid_options(tile: Batch) -> Array | bool:
+def _valid_options(tile: Batch) -> Array:
     """Whether a dataset's options can be used, (T | 1,)."""
-    valid: Array | bool = True
+    valid = jnp.ones(1, bool)
     for leaf in jax.tree.leaves(tile.penalty):
-        valid = valid & _nonnegative(leaf).all(0)
+        valid = valid & nonnegative(leaf).all(0)
     if tile.start is not None:
         valid = valid & jnp.isfinite(tile.start).all(0)
     if not (tile.scale is None or isinstance(tile.scale, ScaleRule)):
-        valid = valid & _nonnegative(tile.scale) & (tile.scale != 0)
+        valid = valid & nonnegative(tile.scale) & (tile.scale != 0)
     return valid
-
-
-def _nonnegative(value: Array) -> Array:
-    return jnp.isfinite(value) & (value >= 0)

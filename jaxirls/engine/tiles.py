@@ -119,7 +119,11 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     begun = first_round(batch, layout, config)
     # Open lanes first, in their order; past them, an index out of range marks an empty place.
     count = begun.open.sum(dtype=jnp.int32)
-    order = jnp.nonzero(begun.open, size=size + rest, fill_value=size)[0].astype(jnp.int32)
+    order = lax.cond(
+        count > 0,
+        lambda: jnp.nonzero(begun.open, size=size + rest, fill_value=size)[0].astype(jnp.int32),
+        lambda: varying(jnp.full(size + rest, size, jnp.int32), begun.open),
+    )
 
     def step(carry: tuple[Array, Round]) -> tuple[Array, Round]:
         i, begun = carry

@@ -278,6 +278,19 @@ def _log1p(x: Array, **_: Any) -> Array:
     return jnp.where(near, x, jnp.where(u < jnp.inf, x * ratio, u))
 
 
+def _polynomial(x: Array, *coefficients: Array, **_: Any) -> Array:
+    """Of the coefficients from the constant on, by Horner's rule."""
+    return functools.reduce(lambda value, c: value * x + c, reversed(coefficients))
+
+
+def _select_n(which: Array, *cases: Array) -> Array:
+    """Two at a time."""
+    if len(cases) == 2:
+        return lax.select_n(which, *cases)
+    pairs = list(enumerate(cases))[:-1]
+    return functools.reduce(lambda rest, pair: lax.select_n(which == pair[0], rest, pair[1]), reversed(pairs), cases[-1])
+
+
 def _any(x: Array) -> Array:
     return jnp.max(jnp.where(x, 1.0, 0.0).astype(jnp.float32)) > 0
 
@@ -295,10 +308,12 @@ ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
     "integer_pow": _integer_pow,
     "is_finite": _is_finite,
     "log1p": _log1p,
+    "polynomial": _polynomial,
+    "select_n": _select_n,
     **dict.fromkeys(
         _words(
             "add sub mul div max min and or not neg sign abs exp log sqrt rsqrt square",
-            "select_n eq ne lt le gt ge convert_element_type copy",
+            "eq ne lt le gt ge convert_element_type copy",
             "bitcast_convert_type shift_left shift_right_logical",
         )
     ),

@@ -39,6 +39,8 @@ T = TypeVar("T")
 # make the tiles of unfinished replicates ragged, where they are small, and many make a long study look stuck.
 CHUNKS_PER_CORE = 8
 FEWEST_TILES, MOST_TILES = 4, 128
+# Threads that count what another device has done: more would keep Python from calling it.
+COUNTERS = 4
 
 
 def run(
@@ -72,7 +74,7 @@ def run(
     """
     form = layout(scenario)
     on_cores = jax.default_backend() == "cpu"
-    workers = cores()
+    workers = cores() if on_cores else min(cores(), COUNTERS)
     chunk = _chunk(scenario, form.tile, workers if on_cores else 1, FEWEST_TILES if on_cores else 1)
     block = math.gcd(form.tile, AT_A_TIME)
     starts = range(0, scenario.replicates, chunk)
