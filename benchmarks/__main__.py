@@ -3,7 +3,7 @@
     python -m benchmarks                          every case in float32 and float64 on all cores of the CPU
     python -m benchmarks --cases n200-p5 mix      some of them (n20-p2 n200-p5 n1000-p20 bootstrap mix large)
     python -m benchmarks --quick                  small batches and few turns: a rehearsal, nothing to quote
-    python -m benchmarks --device gpu             on the GPU, against vmap, einsum + cholesky and PyTorch: 8 minutes
+    python -m benchmarks --device gpu             on the GPU, against vmap, einsum + cholesky and PyTorch: 6 minutes
     python -m benchmarks --table FILE ...         markdown of earlier results
 
 Every table shows fits a second, fits a second of processor time (which other work on the machine does not stretch),

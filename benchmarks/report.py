@@ -88,13 +88,11 @@ def table(records: list[Record]) -> str:
     """One case in one precision as markdown; ratios are of fits a second, above one where the peer is faster."""
     first = records[0]
     named = {record.peer: record for record in records}
-    against = [name for name in (CPP, VMAP) if name in named]
+    against = {name: short for name, short in ((CPP, "/ C++"), (VMAP, "/ vmap")) if name in named}
     lines = [
         f"**{first.case}**, {first.dtype}: n = {first.n}, p = {first.p}, {first.batch:,} datasets",
         "",
-        _line(
-            "", "fits/s", "a core", *(f"/ {name}" for name in ("C++", "vmap")[-len(against) :]), "compile s", "error"
-        ),
+        _line("", "fits/s", "a core", *against.values(), "compile s", "error"),
         _line("---", *["---:"] * (4 + len(against))),
     ]
     for record in records:

@@ -287,8 +287,10 @@ def _select_n(which: Array, *cases: Array) -> Array:
     """Two at a time."""
     if len(cases) == 2:
         return lax.select_n(which, *cases)
-    pairs = list(enumerate(cases))[:-1]
-    return functools.reduce(lambda rest, pair: lax.select_n(which == pair[0], rest, pair[1]), reversed(pairs), cases[-1])
+    chosen = cases[-1]
+    for k, case in reversed(list(enumerate(cases[:-1]))):
+        chosen = lax.select_n(which == k, chosen, case)
+    return chosen
 
 
 def _any(x: Array) -> Array:
