@@ -202,10 +202,8 @@ def test_the_kernel_makes_the_passes_of_the_loop(dtype):
 @pytest.mark.parametrize(
     ("family", "one_design"),
     [
-        (ji.Binomial(), False),
         (ji.Binomial(), True),
         (ji.Binomial(link=ji.links.Probit()), False),
-        (ji.InverseGaussian(link=ji.links.Log()), False),
         (ji.NegativeBinomial(alpha=0.5), False),
     ],
     ids=str,

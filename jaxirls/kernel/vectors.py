@@ -158,9 +158,12 @@ class _Evaluation:
 
     def moved(self, move: Callable[..., Cells], operands: list[Cells], equation: Any) -> Cells:
         """An operation that moves entries. Where the last axis are the lanes, it stays whole and last."""
-        out = equation.outvars[0].aval
-        moved = move(equation.params, self.shape(out), *operands)
-        if moved.shape != self.shape(out):
+        shape = self.shape(equation.outvars[0].aval)
+        try:
+            moved = move(equation.params, shape, *operands)
+        except ValueError:
+            moved = None
+        if moved is None or moved.shape != shape:
             raise UnsupportedError(f"{equation.primitive.name} of lanes")
         return moved
 
