@@ -23,7 +23,7 @@ from jaxirls import IRLS, Status, irls
 from jaxirls.designs import Dense, InOneKernel, LanesByBlock
 from jaxirls.engine import batch, dispatch, tiles
 from jaxirls.equations import by_cholesky
-from jaxirls.kernel import GROUP, in_one_kernel
+from jaxirls.kernel import GROUP, in_one_kernel, vectors
 
 SIZE, N, P = 90, 24, 3
 MEMORY = 2**33
@@ -231,6 +231,20 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
         kernel, loop = getattr(kernels, name)[..., good], getattr(loops, name)[..., good]
         np.testing.assert_allclose(kernel, loop, rtol=1e-8, atol=1e-9, err_msg=name)
     np.testing.assert_allclose(late_kernels.beta[:, good], loops.params[:, good], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "least"), [("expm1", -np.inf), ("log1p", -1.0)])
+def test_what_a_kernel_has_in_place_of_a_function_is_as_accurate(name, least, dtype):
+    """Against the long double of the C library, to a few units in the last place."""
+    eps, size = np.finfo(dtype).eps, np.logspace(-30, 1.9, 400)
+    x = np.concatenate([-size, [0.0], size]).astype(dtype)
+    x = x[x > least]
+    expected = getattr(np, name)(x.astype(np.longdouble))
+    with jax.numpy_dtype_promotion("standard"):
+        found = np.asarray(vectors.ELEMENTWISE[name](jnp.asarray(x)))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected.astype(dtype), rtol=6 * eps, atol=np.finfo(dtype).tiny)
 
 
 def lowered(function, *arguments):
