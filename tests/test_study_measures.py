@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from studies import SEPARATION
@@ -131,3 +132,17 @@ def test_tallies_merge_with_one_that_has_no_estimate():
     assert both.used == full.used
     np.testing.assert_array_equal(both.error.mean, full.error.mean)
     assert both.replicates == 100
+
+
+def test_tallies_only_read_what_they_count():
+    """Arrays that may not be written to, as JAX's are, in the order of memory that is theirs on the inside."""
+    rng = np.random.default_rng(3)
+    estimates, se = (np.asfortranarray(rng.uniform(1, 2, (50, 2))) for _ in range(2))
+    given = estimates.copy(), se.copy()
+    status = np.zeros(50, np.int32)
+    expected = merged(tallies(*(np.ascontiguousarray(leaf) for leaf in given), status, np.ones(2), 0.95, 16))
+    for leaf in (estimates, se):
+        leaf.flags.writeable = False
+    total = merged(tallies(estimates, se, status, np.ones(2), 0.95, 16))
+    for found, known in zip(jax.tree.leaves(total), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(found, known)

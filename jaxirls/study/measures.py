@@ -147,7 +147,7 @@ def tallies(
 
     def some(start: int) -> Tally:
         codes, *fits = (leaf[start : start + size] for leaf in (status, estimates, standard_errors))
-        estimate, se = (np.ascontiguousarray(leaf.T, np.float64) for leaf in fits)
+        estimate, se = (np.array(leaf.T, np.float64, order="C") for leaf in fits)  # to be written to
         (p, count), blocks = estimate.shape, -(-len(codes) // block)
         series = np.zeros((3, p, blocks * block))  # d, d² and se²
         counted = np.zeros((2, p, blocks * block), bool)  # intervals that hold the truth, and tests that reject
