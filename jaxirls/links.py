@@ -281,7 +281,7 @@ class Logit(Link):
     image = (0.0, 1.0)
 
     def __call__(self, mu: Array) -> Array:
-        return log(mu) - jnp.log1p(-mu)
+        return log(mu / (1 - mu))
 
     def inverse(self, eta: Array) -> Array:
         return jnp.where(eta >= 0, 1.0, _decay(eta)) * _larger(eta)

@@ -24,6 +24,7 @@ __all__ = [
     "log1mexp",
     "log1p_small",
     "log_factorial_excess",
+    "log_reflection",
     "log_tweedie_series",
     "mills_ratio",
     "normal_reach",
@@ -127,6 +128,32 @@ def _log_of_doubles(x: Array) -> Array:
     value = k * _LOG_2_HIGH + (log1p_small(m - 1) + k * _LOG_2_LOW)
     beyond = jnp.where(jnp.abs(x) < tiny, -jnp.inf, jnp.where(x == jnp.inf, x, jnp.nan))
     return jnp.where((x >= tiny) & (x < jnp.inf), value, beyond)
+
+
+# log(πx/sin πx) / x² in powers of 8x²-1, for x from 0 to ½: as above, from 40 nodes.
+_REFLECTION = (
+    1.7184227791449844,
+    0.0799380342714324,
+    0.007123256754409652,
+    0.0007500855535761505,
+    8.515442515800779e-05,
+    1.0100832590917225e-05,
+    1.2338268438063764e-06,
+    1.5394700428987935e-07,
+    1.9520665472660345e-08,
+    2.506919187971248e-09,
+    3.2525944379209414e-10,
+    4.247825619193026e-11,
+    5.595689523347953e-12,
+    7.953100597256264e-13,
+    1.0652756764976293e-13,
+)
+
+
+def log_reflection(x: Array) -> Array:
+    """log(πx / sin πx) for 0 <= x <= ½, which is log Γ(1+x) Γ(1-x) by Euler's reflection; relative error below 4 eps."""
+    square = jnp.square(x)
+    return square * _polynomial(8 * square - 1, _REFLECTION)
 
 
 def box_cox(exponent: Array | float, x: Array) -> Array:

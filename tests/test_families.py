@@ -11,7 +11,7 @@ from registry import MODELS, etas, log_likelihood, logs, mean_deriv, means, name
 from scipy import stats
 
 from jaxirls import families, links
-from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, mills_ratio
+from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, log_reflection, mills_ratio
 
 every_model = pytest.mark.parametrize("model", MODELS, ids=name)
 TINY = float(np.finfo(np.float64).tiny)
@@ -444,12 +444,28 @@ def test_special_functions():
         )
         want = reference(mp.log, x_log.astype(dtype))
         np.testing.assert_allclose(log(jnp.asarray(x_log, dtype)), want, rtol=4 * np.finfo(dtype).eps)
+        part = np.concatenate([np.linspace(1e-3, 0.5, 100), np.geomspace(1e-12, 1e-3, 20)]).astype(dtype)
+        want = reference(lambda t: mp.log(mp.pi * mp.mpf(t) / mp.sinpi(mp.mpf(t))), part)
+        np.testing.assert_allclose(log_reflection(jnp.asarray(part)), want, rtol=4 * np.finfo(dtype).eps)
         ends = jnp.asarray([0.0, jnp.inf, -1.0, jnp.nan], dtype)
         np.testing.assert_array_equal(log(ends), [-np.inf, np.inf, np.nan, np.nan])
     np.testing.assert_allclose(log(jnp.asarray([1e-307, 1e308])), np.log([1e-307, 1e308]), rtol=1e-15)
     np.testing.assert_allclose(jax.vmap(jax.grad(log))(jnp.asarray([0.3, 7.0])), [1 / 0.3, 1 / 7], rtol=1e-15)
     # A mean that has underflowed is known by its logarithm.
     np.testing.assert_allclose(half_deviance(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(-800.0), 1.0), 799.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_proportions_lose_no_digits_at_saturation(dtype):
+    part = np.concatenate([np.geomspace(1e-12, 1e-2, 20), np.linspace(0.02, 0.98, 49), 1 - np.geomspace(1e-2, 1e-5, 9)])
+    part = part.astype(dtype)
+
+    def exact(y):
+        y = mp.mpf(float(y))
+        return y * mp.log(y) + (1 - y) * mp.log1p(-y) - mp.loggamma(1 + y) - mp.loggamma(2 - y)
+
+    found = families.Binomial().log_saturated(jnp.asarray(part), jnp.ones((), dtype))
+    np.testing.assert_allclose(found, reference(exact, part), rtol=8 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(

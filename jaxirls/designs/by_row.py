@@ -24,9 +24,9 @@ VECTOR = 64
 NARROW_ROW = 96
 # Of many lanes, bytes of one lane and column that a turn reads: more would not stay in cache beside the sums.
 COLUMN = 16
-# Rows of the Gram matrix that are one strip: beyond ``NARROW`` columns a sum each would take long to compile.
+# Rows of the Gram matrix that are one strip, at most: beyond ``NARROW`` columns a sum each would take long to compile.
 NARROW = 8
-STRIP = 4
+STRIP = 8
 # Columns up to which a row is whitened by straight-line code.
 MOST_UNROLLED = 24
 
@@ -116,7 +116,7 @@ class LanesByRow(Lanes):
         )
         carry = varying(carry, self.x, rows, beta)
         if rest:
-            carry = _logged(add(n - rest, carry, rest))
+            carry = _logged(lax.fori_loop(jnp.int32(n - rest), jnp.int32(n), lambda i, carry: add(i, carry, 1), carry))
         if shapes.excess is None:
             carry = turns(jnp.int32(0), jnp.int32(whole), carry)
         else:
@@ -297,7 +297,7 @@ def _sums(running: _Running) -> Sums:
 
 def _strips(p: int) -> list[tuple[int, int]]:
     """The first row of every strip of the Gram matrix, and the one after its last."""
-    size = 1 if p <= NARROW else STRIP
+    size = 1 if p <= NARROW else -(-p // -(-p // STRIP))  # of much the same size
     return [(j, min(j + size, p)) for j in range(0, p, size)]
 
 

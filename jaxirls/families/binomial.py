@@ -17,7 +17,7 @@ from jax.scipy.special import betainc
 
 from jaxirls.families.base import Family, Working, cast, lattice, times
 from jaxirls.links import Link, Log, Logit
-from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess
+from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, log_reflection
 from jaxirls.trees import pytree, varying
 
 __all__ = ["Binomial", "NegativeBinomial"]
@@ -96,11 +96,10 @@ class Binomial(Family):
             return precision * (log_factorial_excess(m + jnp.zeros_like(y)) - both)
 
         def fractions() -> Array:
-            # Γ(1+y) Γ(2-y) = πy(1-y) / sin πy, by Euler's reflection; the sine of the smaller part loses no digits.
+            # y log y + (1-y) log(1-y) - log Γ(1+y) Γ(2-y) from the smaller part x of y and 1-y: Γ(2-x) is (1-x) Γ(1-x),
+            # and no two terms that are left cancel.
             part = jnp.where(_is_fraction(y), jnp.minimum(y, 1 - y), 0.5)
-            rest = 1 - part
-            factorials = log(math.pi * part * rest / jnp.sin(math.pi * part))
-            return precision * (part * log(part) + rest * log1p_small(-part) - factorials)
+            return precision * (part * log(part / (1 - part)) - log_reflection(part))
 
         shape = jnp.broadcast_shapes(y.shape, jnp.shape(precision))
         return _unless_binary(y, fractions, varying(jnp.zeros(shape, y.dtype), y, precision))
