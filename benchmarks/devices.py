@@ -35,7 +35,14 @@ def layout(constants: dict[str, Any]) -> AbstractContextManager:
 
 def kernels_run(data: Data) -> bool:
     """Whether the planner uses kernels here."""
-    return data.case.p * data.dtype.itemsize <= batch.KERNEL_ROW and batch.runs_kernels(jax.devices()[0])
+    case = data.case
+    x = jax.ShapeDtypeStruct((case.batch, case.n, case.p), data.dtype)
+    y = jax.ShapeDtypeStruct((case.batch, case.n), data.dtype)
+    return batch.plan(_batch(x, y)).design is InOneKernel
+
+
+def _batch(x: Any, y: Any) -> batch.Batch:
+    return batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None)
 
 
 @peer("jaxirls, without kernels", BATCHES, device="gpu", when=kernels_run)
@@ -123,8 +130,7 @@ def parts(data: Data) -> dict[str, float]:
     x, y = data.last[0]
 
     def passes(design: type, x: Array, y: Array) -> Array:
-        tile = batch.Batch(x, y, None, None, None, ji.Binomial(), None, None, None)  # lanes last, as they were drawn
-        laid = batch.problem(tile, design, count)
+        laid = batch.problem(_batch(x, y), design, count)  # lanes last, as they were drawn
         return in_one_kernel(partial(irls.first_passes, ji.IRLS()), laid).beta
 
     first = jnp.moveaxis(x, -1, 0) + 0  # in memory too

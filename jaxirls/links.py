@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from jaxirls.special import LOG_2PI, log, log1mexp, log1p_small, mills_ratio
+from jaxirls.special import LOG_2PI, log, log1mexp, log1p_small, mills_ratio, raised
 from jaxirls.trees import pytree, varying
 
 __all__ = [
@@ -146,14 +146,14 @@ class _PowerLink(Link):
         return float(self.power) if isinstance(self.power, Real) else jnp.asarray(self.power, like.dtype)
 
     def __call__(self, mu: Array) -> Array:
-        return _raise(mu, self._exponent(mu))
+        return raised(mu, self._exponent(mu))
 
     def inverse(self, eta: Array) -> Array:
-        return _raise(eta, 1 / self._exponent(eta))
+        return raised(eta, 1 / self._exponent(eta))
 
     def inverse_deriv(self, eta: Array) -> Array:
         p = self._exponent(eta)
-        return _raise(eta, 1 / p - 1) / p
+        return raised(eta, 1 / p - 1) / p
 
     def log_inverse(self, eta: Array) -> Array:
         return log(eta) / self._exponent(eta)
@@ -162,7 +162,7 @@ class _PowerLink(Link):
         return 1 / (self._exponent(eta) * eta)
 
     def inverse_power(self, eta: Array, exponent: Array | float) -> Array:
-        return _raise(eta, exponent / self._exponent(eta))
+        return raised(eta, exponent / self._exponent(eta))
 
 
 @pytree
@@ -482,13 +482,6 @@ class NegativeBinomial(Link):
 _PROBABILITY = (Logit, Probit, CLogLog, LogLog, Cauchy, LogC)
 _OTHER = (Log, Identity, InversePower, InverseSquared, Sqrt, Power, NegativeBinomial)
 LINKS: dict[str, type[Link]] = {link.__name__: link for link in _PROBABILITY + _OTHER}
-
-
-def _raise(x: Array, exponent: Array | float) -> Array:
-    """xᶜ, by multiplication, and a root, when c is a whole number or a half known now."""
-    if isinstance(exponent, float) and (2 * exponent).is_integer():
-        return x ** int(exponent) if exponent.is_integer() else jnp.sqrt(x) ** int(2 * exponent)
-    return jnp.power(x, exponent)
 
 
 def _magnitude(eta: Array) -> Array:

@@ -28,6 +28,7 @@ __all__ = [
     "log_tweedie_series",
     "mills_ratio",
     "normal_reach",
+    "raised",
     "tweedie_tails",
 ]
 
@@ -151,9 +152,16 @@ _REFLECTION = (
 
 
 def log_reflection(x: Array) -> Array:
-    """log(πx / sin πx) for 0 <= x <= ½, which is log Γ(1+x) Γ(1-x) by Euler's reflection; relative error below 4 eps."""
+    """log(πx / sin πx) for 0 <= x <= ½: log Γ(1+x) Γ(1-x) by Euler's reflection; relative error below 4 eps."""
     square = jnp.square(x)
     return square * _polynomial(8 * square - 1, _REFLECTION)
+
+
+def raised(x: Array, exponent: Array | float) -> Array:
+    """xᶜ, by multiplication, and a root, when c is a whole number or a half known now."""
+    if isinstance(exponent, float) and (2 * exponent).is_integer():
+        return x ** int(exponent) if exponent.is_integer() else jnp.sqrt(x) ** int(2 * exponent)
+    return jnp.power(x, exponent)
 
 
 def box_cox(exponent: Array | float, x: Array) -> Array:

@@ -104,7 +104,7 @@ class LanesByRow(Lanes):
         def turns_and_log(i: Array, carry: _Running) -> _Running:
             return _logged(turns(i * block, jnp.minimum((i + 1) * block, whole), carry))
 
-        _, shapes = jax.eval_shape(lambda: terms_of(0, 1))
+        shapes = jax.eval_shape(lambda: kernel(beta[:1], some_rows(rows, 0, 1)))
         zero = jnp.zeros((1, lanes), self.x.dtype)
         carry = _Running(
             tuple(jnp.zeros((k - j, k, lanes), self.x.dtype) for j, k in strips),

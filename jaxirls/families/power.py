@@ -24,6 +24,7 @@ from jaxirls.special import (
     log_factorial_excess,
     log_tweedie_series,
     mills_ratio,
+    raised,
     tweedie_tails,
 )
 from jaxirls.trees import pytree
@@ -102,8 +103,7 @@ class PowerVariance(Family):
         return Working((y * self._mean_to(1 - k, eta) - information) * rate, information * jnp.square(rate), loss)
 
     def variance(self, mu: Array) -> Array:
-        k = self._power(mu)
-        return mu ** int(k) if isinstance(k, float) and k.is_integer() else jnp.power(mu, k)
+        return raised(mu, self._power(mu))
 
     def log_variance_slope(self, eta: Array) -> Array:
         return self._power(eta) * self.link.log_inverse_deriv(eta)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -72,10 +72,8 @@ def run(
       >>> abs(result["bias", "x1"].estimate) < 4 * result["bias", "x1"].mcse
       True
     """
-    form = layout(scenario)
-    on_cores = jax.default_backend() == "cpu"
-    workers = cores() if on_cores else min(cores(), COUNTERS)
-    chunk = _chunk(scenario, form.tile, workers if on_cores else 1, FEWEST_TILES if on_cores else 1)
+    form, way = layout(scenario), _way()
+    chunk = _chunk(scenario, form.tile, way)
     block = math.gcd(form.tile, AT_A_TIME)
     starts = range(0, scenario.replicates, chunk)
     roots = root_keys(scenario)
@@ -88,19 +86,17 @@ def run(
         progress(0)
 
     truth = np.asarray(scenario.coefficients)
-    # A core fits one chunk at a time, and so does another device, while the cores count what it has done.
-    turn = nullcontext() if on_cores else Lock()
 
     def work(start: int) -> tuple[Outcome, list[Tally]]:
         count = min(chunk, scenario.replicates - start)
-        with turn, jax.enable_x64(scenario.dtype == "float64"):
+        with way.turn, jax.enable_x64(scenario.dtype == "float64"):
             outcome = jax.device_get(call(roots, np.uint32(start), np.int32(count)))
         outcome = Outcome(*(leaf[:count] for leaf in outcome))
         return outcome, tallies(*outcome, truth, scenario.level, block)
 
     parts: list[Tally] = []
     kept: list[Outcome] = []
-    for outcome, counted in _in_order(work, starts, workers):
+    for outcome, counted in _in_order(work, starts, way.workers):
         parts += counted
         if keep:
             kept.append(outcome)
@@ -109,6 +105,21 @@ def run(
     timing = Timing(compile_seconds=compiled - before, run_seconds=time.perf_counter() - compiled)
     replicates = Replicates(*map(np.concatenate, zip(*kept, strict=True))) if keep else None
     return StudyResult(scenario=scenario, total=merged(parts), timing=timing, replicates=replicates)
+
+
+class _Way(NamedTuple):
+    """How the chunks go over the default device: one a core of a CPU; else one at a time, while the cores count."""
+
+    workers: int  # threads that have one fitted and count it
+    abreast: int  # how many are fitted at a time
+    fewest: int  # tiles a chunk
+    turn: AbstractContextManager  # held while one is fitted
+
+
+def _way() -> _Way:
+    if jax.default_backend() == "cpu":
+        return _Way(cores(), cores(), FEWEST_TILES, nullcontext())
+    return _Way(min(cores(), COUNTERS), 1, 1, Lock())
 
 
 class Outcome(NamedTuple):
@@ -200,9 +211,9 @@ def _in_order(work: Callable[[int], T], starts: range, workers: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _chunk(scenario: Scenario, tile: int, workers: int, fewest: int) -> int:
+def _chunk(scenario: Scenario, tile: int, way: _Way) -> int:
     """Replicates a chunk, in whole tiles: what the scenario asks for, rounded up, or an even share of the work."""
     if scenario.chunk is not None:
         return -(-scenario.chunk // tile) * tile
-    share = -(-scenario.replicates // (CHUNKS_PER_CORE * workers * tile))
-    return max(fewest, min(MOST_TILES, share)) * tile
+    share = -(-scenario.replicates // (CHUNKS_PER_CORE * way.abreast * tile))
+    return max(way.fewest, min(MOST_TILES, share)) * tile
