@@ -24,9 +24,10 @@ VECTOR = 64
 NARROW_ROW = 96
 # Of many lanes, bytes of one lane and column that a turn reads: more would not stay in cache beside the sums.
 COLUMN = 16
-# Rows of the Gram matrix that are one strip, at most: beyond ``NARROW`` columns a sum each would take long to compile.
+# Beyond ``NARROW`` columns a sum for every row of the Gram matrix would take long to compile: rows make a few strips,
+# of multiples of ``STRIP`` rows, which leaves no odd ends to the loops over columns.
 NARROW = 8
-STRIP = 8
+STRIPS, STRIP = 3, 4
 # Columns up to which a row is whitened by straight-line code.
 MOST_UNROLLED = 24
 
@@ -297,7 +298,7 @@ def _sums(running: _Running) -> Sums:
 
 def _strips(p: int) -> list[tuple[int, int]]:
     """The first row of every strip of the Gram matrix, and the one after its last."""
-    size = 1 if p <= NARROW else -(-p // -(-p // STRIP))  # of much the same size
+    size = 1 if p <= NARROW else STRIP * -(-p // (STRIPS * STRIP))
     return [(j, min(j + size, p)) for j in range(0, p, size)]
 
 
