@@ -65,7 +65,7 @@ class LanesByRow(Lanes):
         block = factors(self.x.dtype) // self.rows
         strips = _strips(p)
 
-        def terms_of(start: Array | int, size: int) -> tuple[Array, Terms]:
+        def terms_of(start: Array, size: int) -> tuple[Array, Terms]:
             x, own = lax.dynamic_slice_in_dim(self.x, start, size), some_rows(rows, start, size)
             # The barriers keep XLA from computing again, for every product, what many take: the predictor, the weight
             # and the residual. What enters one sum alone is added there, and not stored.
@@ -75,7 +75,7 @@ class LanesByRow(Lanes):
             terms = terms._replace(weight=weight, residual=residual)
             return x, jax.tree.map(lambda term: jnp.broadcast_to(term, (size, lanes)), terms)
 
-        def add(start: Array | int, carry: _Running, size: int = self.rows) -> _Running:
+        def add(start: Array, carry: _Running, size: int) -> _Running:
             x, terms = terms_of(start, size)
 
             def joined(pair: Callable[[Array, Array], Array], each: Callable[[int], Array]) -> Array:
@@ -99,8 +99,8 @@ class LanesByRow(Lanes):
                 carry.log_excess,
             )
 
-        def turns(first: Array, last: Array, carry: _Running) -> _Running:
-            return lax.fori_loop(first, last, lambda i, carry: add(i * self.rows, carry), carry)
+        def turns(first: Array, last: Array, carry: _Running, size: int = self.rows) -> _Running:
+            return lax.fori_loop(first, last, lambda i, carry: add(i * size, carry, size), carry)
 
         def turns_and_log(i: Array, carry: _Running) -> _Running:
             return _logged(turns(i * block, jnp.minimum((i + 1) * block, whole), carry))
@@ -117,7 +117,7 @@ class LanesByRow(Lanes):
         )
         carry = varying(carry, self.x, rows, beta)
         if rest:
-            carry = _logged(lax.fori_loop(jnp.int32(n - rest), jnp.int32(n), lambda i, carry: add(i, carry, 1), carry))
+            carry = _logged(turns(jnp.int32(n - rest), jnp.int32(n), carry, 1))
         if shapes.excess is None:
             carry = turns(jnp.int32(0), jnp.int32(whole), carry)
         else:
