@@ -47,6 +47,11 @@ MEANS = {
 }
 
 
+def reference(function, *columns):
+    """``function`` in mpmath of every row of the columns."""
+    return np.array([float(function(*map(float, row))) for row in zip(*columns, strict=True)])
+
+
 def means(link, eta):
     """(μ, 1-μ) at η, in mpmath."""
     return MEANS[type(link).__name__](link, mp.mpf(eta))

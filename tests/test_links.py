@@ -6,17 +6,13 @@ import mpmath as mp
 import numpy as np
 import pytest
 import statsmodels.genmod.families.links as sm_links
-from registry import LINKS, etas, logs, mean_deriv, means, name
+from registry import LINKS, etas, logs, mean_deriv, means, name, reference
 
 from jaxirls import links
 
 every_link = pytest.mark.parametrize("link", LINKS, ids=name)
 PROBABILITY = [link for link in LINKS if link.image == (0.0, 1.0)]
 TINY = float(np.finfo(np.float64).tiny)
-
-
-def reference(function, points):
-    return np.array([float(function(float(x))) for x in points])
 
 
 def assert_close(got, want, rtol=1e-10):
