@@ -66,10 +66,14 @@ EARLY_PASSES, FAR = 5, 0.2
 NEAR = 0.5
 
 
-def begin(problem: Problem, config: IRLS) -> tuple[State, Solution, Array]:
-    """Start, the first passes, and the statistics there; also which lanes are still open, without a proof."""
+def begin(problem: Problem, config: IRLS) -> State:
+    """Where the first passes lead."""
     problem = problem if problem.start is None else problem.checked
-    state = in_one_kernel(partial(first_passes, config), problem)
+    return in_one_kernel(partial(first_passes, config), problem)
+
+
+def begun(problem: Problem, state: State, config: IRLS) -> tuple[State, Solution, Array]:
+    """The statistics there, where to go on from, and which lanes are still open, without a proof."""
     found = evident(problem, state)
     equations = _last_pass(problem, state.beta)
     solution, certain = statistics(problem, marked(state, found), config, equations)
@@ -105,40 +109,13 @@ class Finished(NamedTuple):
     """Where T lanes stand that are finished, but for QR."""
 
     state: State
+    open: Array  # (T,), as they were before
     found: Existence
     anew: Array  # (T,), to be fitted again: the Gram matrix does not lead to their optimum
 
 
-def finish(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[Finished, Solution, Array]:
-    """Decide separation for the open lanes and run the others among them to their end; also which lanes ask for QR."""
-    finished, equations, ill = _finished(problem, state, open_, config)
-    return finished, _concluded(problem, finished, equations, config), ill
-
-
-def finish_by_qr(problem: Problem, finished: Finished, config: IRLS) -> Solution:
-    """The solutions of lanes that ask for QR: the statistics at least, and for some of them the estimate."""
-    problem, finished, equations = _finished_by_qr(problem, finished, config)
-    return _concluded(problem, finished, equations, config)
-
-
-def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
-    """The solutions of the open lanes, by QR where they ask for it, in one program."""
-    finished, equations, ill = _finished(problem, state, open_, config)
-    if config.solver != "cholesky":
-        none = jnp.zeros(state.beta.shape, bool)
-        by_cholesky_alone = varying((none, finished, equations), problem)
-
-        def by_qr_too() -> tuple[Array, Finished, Equations]:
-            fitted, *new = _finished_by_qr(problem, finished, config)
-            return _select(ill, (fitted.aliased, *new), by_cholesky_alone)
-
-        aliased, finished, equations = lax.cond(ill.any(), by_qr_too, lambda: by_cholesky_alone)
-        problem = problem._replace(aliased=aliased)
-    return _concluded(problem, finished, equations, config)
-
-
-def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tuple[Finished, Equations, Array]:
-    """The end of the open lanes and the equations there, by Cholesky factors, and which lanes ask for QR."""
+def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Finished:
+    """Decide separation for the open lanes and run the others among them to their end."""
     found = existence(problem, open_)
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
@@ -149,31 +126,64 @@ def _finished(problem: Problem, state: State, open_: Array, config: IRLS) -> tup
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = _to_the_edge(problem, state, open_ & ~separated & ~inside, config)
         anew = anew & (state.code != Status.BOUNDARY)
-    equations = _last_pass(problem, state.beta)
     anew = anew | (open_ & (state.code == ILL_CONDITIONED))
-    if config.solver == "cholesky":
-        anew = ill = jnp.zeros_like(anew)
-    else:
-        ill = anew | (open_ & _asks_for_qr(state, equations.factor, config))
-    return Finished(state, found, anew), equations, ill
+    return Finished(state, open_, found, jnp.zeros_like(anew) if config.solver == "cholesky" else anew)
 
 
-def _last_pass(problem: Problem, beta: Array) -> Equations:
-    return in_one_kernel(partial(last_pass, method=by_cholesky), problem, beta)
+def finish(problem: Problem, finished: Finished, config: IRLS) -> tuple[Finished, Solution, Array]:
+    """The solutions where the lanes stand, and which lanes ask for QR."""
+    equations = _last_pass(problem, finished.state.beta)
+    return finished, _concluded(problem, finished, equations, config), _ill(finished, equations, config)
 
 
-def _finished_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Problem, Finished, Equations]:
-    """The lanes fitted anew where they are to be, the columns that are then left out, and the equations, by QR."""
-    state, found, anew = varying(finished, problem)
+def resume_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Array, Finished]:
+    """The columns that are left out, (p, T), and the lanes fitted anew where they are to be."""
+    finished = varying(finished, problem)
+    state, anew = finished.state, finished.anew
     aliased = varying(jnp.zeros(state.beta.shape, bool), problem)
     of_these = problem._replace(invalid=problem.invalid | ~anew)  # the others keep nobody waiting
     aliased, state = lax.cond(
         anew.any(),
-        lambda: _select(anew, fit_independent(of_these, found.separated, config), (aliased, state)),
+        lambda: _select(anew, fit_independent(of_these, finished.found.separated, config), (aliased, state)),
         lambda: (aliased, state),
     )
+    return aliased, finished._replace(state=state)
+
+
+def finish_by_qr(problem: Problem, resumed: tuple[Array, Finished], config: IRLS) -> Solution:
+    """The solutions of lanes that ask for QR."""
+    aliased, finished = resumed
     problem = problem._replace(aliased=aliased)
-    return problem, Finished(state, found, anew), last_pass(problem, state.beta, by_qr)
+    return _concluded(problem, finished, last_pass(problem, finished.state.beta, by_qr), config)
+
+
+def complete(problem: Problem, finished: Finished, config: IRLS) -> Solution:
+    """The solutions of the open lanes, by QR where they ask for it, in one program."""
+    equations = _last_pass(problem, finished.state.beta)
+    if config.solver != "cholesky":
+        ill = _ill(finished, equations, config)
+        none = jnp.zeros(finished.state.beta.shape, bool)
+        by_cholesky_alone = varying((none, finished, equations), problem)
+
+        def by_qr_too() -> tuple[Array, Finished, Equations]:
+            aliased, resumed = resume_by_qr(problem, finished, config)
+            new = last_pass(problem._replace(aliased=aliased), resumed.state.beta, by_qr)
+            return _select(ill, (aliased, resumed, new), by_cholesky_alone)
+
+        aliased, finished, equations = lax.cond(ill.any(), by_qr_too, lambda: by_cholesky_alone)
+        problem = problem._replace(aliased=aliased)
+    return _concluded(problem, finished, equations, config)
+
+
+def _ill(finished: Finished, equations: Equations, config: IRLS) -> Array:
+    """Which lanes ask for QR."""
+    if config.solver == "cholesky":
+        return jnp.zeros_like(finished.anew)
+    return finished.anew | (finished.open & _asks_for_qr(finished.state, equations.factor, config))
+
+
+def _last_pass(problem: Problem, beta: Array) -> Equations:
+    return in_one_kernel(partial(last_pass, method=by_cholesky), problem, beta)
 
 
 def _concluded(problem: Problem, finished: Finished, equations: Equations, config: IRLS) -> Solution:

@@ -23,12 +23,22 @@ from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import Method, by_cholesky
 from jaxirls.matrixfree import by_products
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
-from jaxirls.proof import Solution, concluded, existence, is_inside, last_pass, marked, statistics, unknown
+from jaxirls.proof import (
+    Existence,
+    Solution,
+    concluded,
+    existence,
+    is_inside,
+    last_pass,
+    marked,
+    statistics,
+    unknown,
+)
 from jaxirls.rows import Rows
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-__all__ = ["begin", "complete", "finish"]
+__all__ = ["begin", "begun", "complete", "finish", "resume"]
 
 LINE_SEARCH_PASSES = 30
 # Where values differ by less, in units of the machine epsilon, the slopes decide what is a descent.
@@ -37,10 +47,13 @@ NOISE = 1000
 dot = partial(jnp.matmul, precision=HIGHEST)
 
 
-def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
-    """Where L-BFGS ends, the statistics there, and which lanes are open: without a proof."""
-    problem = problem.checked
-    state = minimize(problem, config)
+def begin(problem: Problem, config: LBFGS) -> State:
+    """Where L-BFGS ends."""
+    return minimize(problem.checked, config)
+
+
+def begun(problem: Problem, state: State, config: LBFGS) -> tuple[State, Solution, Array]:
+    """The statistics there, and which lanes are open: without a proof."""
     solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
     if solution.root is not None:
         singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
@@ -48,19 +61,24 @@ def begin(problem: Problem, config: LBFGS) -> tuple[State, Solution, Array]:
     return state, solution, ~certain
 
 
-def finish(problem: Problem, state: State, open_: Array, config: LBFGS) -> tuple[None, Solution, Array]:
-    """The solutions of the open lanes; none is left open."""
-    return None, complete(problem, state, open_, config), jnp.zeros_like(open_)
-
-
-def complete(problem: Problem, state: State, open_: Array, config: LBFGS) -> Solution:
-    """Decide separation for the open lanes, and give all their statistics."""
+def resume(problem: Problem, state: State, open_: Array, config: LBFGS) -> tuple[State, Existence]:
+    """Decide separation for the open lanes."""
     found = existence(problem, open_) if config.information else unknown(problem)
     if problem.has_edge:
         doubtful = (state.code == Status.CONVERGED) & ~is_inside(problem, state.beta)
         state = state._replace(code=jnp.where(doubtful, Status.STALLED, state.code).astype(jnp.int32))
-    equations = last_pass(problem, state.beta, _method(config))
-    solution, certain = statistics(problem, marked(state, found), config, equations)
+    return marked(state, found), found
+
+
+def finish(problem: Problem, resumed: tuple[State, Existence], config: LBFGS) -> tuple[None, Solution, Array]:
+    """The solutions of the open lanes; none is left open."""
+    return None, complete(problem, resumed, config), jnp.zeros(problem.lanes, bool)
+
+
+def complete(problem: Problem, resumed: tuple[State, Existence], config: LBFGS) -> Solution:
+    """The solutions of the open lanes."""
+    state, found = resumed
+    solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
     return concluded(solution, certain, found)
 
 

@@ -18,7 +18,7 @@ from jaxirls.engine.batch import problem
 from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, State
+from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
 from jaxirls.proof import Solution, last_pass, statistics
 from jaxirls.status import Status
 
@@ -111,7 +111,7 @@ def trace(
         )
     one = as_batch(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data))
     laid = problem(one.tile(0, 1), Dense, 1).checked
-    finish = jax.jit(partial(irls.complete, laid, open_=jnp.ones(1, bool), config=config))
+    finish = jax.jit(partial(_finished, laid, config))
     method, state = by_cholesky, irls.start(laid)
     if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == ILL_CONDITIONED):
         method = by_qr
@@ -161,6 +161,10 @@ def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
     """Condition numbers of RᵀR on the columns that are not aliased, infinite where R is not known."""
     kept = np.flatnonzero(~np.asarray(aliased))
     return np.square(np.linalg.cond(np.nan_to_num(roots[:, kept][:, :, kept])))
+
+
+def _finished(problem: Problem, config: IRLS, state: State) -> Solution:
+    return irls.complete(problem, irls.resume(problem, state, jnp.ones(1, bool), config), config)
 
 
 def _running_at(state: State, beta: Array) -> State:

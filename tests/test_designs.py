@@ -1,5 +1,6 @@
 """Every design makes the same pass: sums, minima and logarithms of products, against NumPy; what XLA makes of it."""
 
+import re
 from itertools import product
 
 import jax
@@ -94,14 +95,30 @@ def test_rows_fold_as_numpy_reduces_them(design, pair, n):
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of the loop over tiles")
 @pytest.mark.parametrize(("p", "shared"), [(5, False), (5, True), (8, False), (20, False)])
 def test_the_first_round_calls_no_library(p, shared):
-    """One call in it would keep the loop over tiles from being one function, at twice the time a fit."""
+    """One call in it would keep the passes of a tile from being one function, at twice the time a fit."""
     x = jax.ShapeDtypeStruct((1 if shared else 256, 100, p), jnp.float32)
     y = jax.ShapeDtypeStruct((256, 100), jnp.float32)
     batch = Batch(x, y, None, y, None, ji.Binomial(), None, None, None)
     program = jax.jit(first_round, static_argnums=(1, 2)).lower(batch, plan(batch), ji.IRLS()).compile().as_text()
-    assert "xla_cpu_small_call" in program
     assert "kind=kCustom" not in program
     assert "custom-call" not in program
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
+@pytest.mark.parametrize(("n", "p"), [(100, 5), (1000, 20)])
+def test_the_two_halves_of_a_round_are_two_functions(n, p):
+    """Not one, which one core would compile, nor parts of them, which would be called apart for every tile."""
+    x, y = jax.ShapeDtypeStruct((256, n, p), jnp.float32), jax.ShapeDtypeStruct((256, n), jnp.float32)
+    batch = Batch(x, y, None, None, None, ji.Binomial(), None, None, None)
+    layout = plan(batch)
+    assert layout.design.by_row
+    program = jax.jit(first_round, static_argnums=(1, 2)).lower(batch, layout, ji.IRLS()).compile().as_text()
+    (loop,) = re.findall(r" while\(.* body=%?([\w.-]+)", program[program.index("ENTRY") :])
+    body = re.search(rf"^%?{re.escape(loop)} \(.*?^}}", program, re.MULTILINE | re.DOTALL)[0]
+    calls = [line for line in body.splitlines() if "xla_cpu_small_call" in line]
+    assert sum(line.count("[256") > 5 for line in calls) == 1  # one writes results, and the other state alone
+    assert len(calls) <= 4 + 1  # these, and the change of layout of X, y and, where it is folded, of X once more
+    assert body.count(" fusion(") < 20
 
 
 def test_a_product_of_many_factors_does_not_overflow_in_float32():

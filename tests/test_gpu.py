@@ -217,7 +217,7 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
     def rounds(design):
         laid = problem(design, family, X[:1] if one_design else X, y, offset, weight)
         late = partial(irls.run_late, config=IRLS(), limit=25, method=by_cholesky)
-        return irls.begin(laid, IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
+        return irls.begun(laid, irls.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
 
     loops, late_loops = jax.jit(partial(rounds, LanesByBlock))()
     with mosaic_gpu.force_gpu_interpret_mode():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class Pair(Protocol):
 
 class Design(Protocol):
     """What the loop needs of a layout."""
+
+    by_row: ClassVar[bool] = False  # whether a pass is a loop over rows, which XLA makes a function of
 
     @classmethod
     def of(cls, x: Array, count: int) -> Design:

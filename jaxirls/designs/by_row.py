@@ -42,6 +42,8 @@ def width(p: int, dtype: jnp.dtype) -> int:
 class LanesByRow(Lanes):
     """``Lanes`` read a few rows a turn into running sums that stay in cache."""
 
+    by_row = True
+
     @property
     def rows(self) -> int:
         """Rows a turn, for which the running sums are read and written once."""
@@ -143,6 +145,8 @@ class Folded(Design):
 
     Row i f + a of dataset t is at ``x[i, :, a T + t]``, the last n - m f rows are in ``rest``.
     """
+
+    by_row = True
 
     x: Array  # (m, p, f T)
     rest: Array  # (n - m f, p, T)

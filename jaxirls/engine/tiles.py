@@ -8,6 +8,7 @@ then asks for QR makes a third round: few datasets do, and it takes as long to c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +17,24 @@ from jax import Array, lax
 
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
+from jaxirls.engine.apart import apart
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-# Each has a ``begin`` for the first round, a ``finish`` for the second, and a ``complete`` for all after the first.
+# A round is passes and a proof from there. Each algorithm has ``begin`` and ``begun`` for the first, ``resume`` and
+# ``finish`` for the second, and ``complete``, in place of ``finish``, for all after the first.
 ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
+
+
+class Work(NamedTuple):
+    """What a round does with a tile."""
+
+    lay: Callable[[Array], tuple[Any, ...]]  # from the number of its first dataset: (problem, *given)
+    passes: Callable[..., Any]  # (problem, *given) -> where they lead
+    proof: Callable[[Problem, Any], Any]  # the results there
 
 
 class Round(NamedTuple):
@@ -35,32 +46,33 @@ class Round(NamedTuple):
 
 
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
-    """The first passes over every tile of a batch of at least one tile."""
+    """The first passes over every tile of a batch of at least one tile, and the proof there."""
+    algorithm = ALGORITHMS[type(config)]
 
-    def begin(start: Array) -> Round:
-        laid = problem(batch.tile(start, layout.tile, layout.strip), layout.design, layout.tile)
-        return Round(*ALGORITHMS[type(config)].begin(laid, config))
+    def lay(start: Array) -> tuple[Problem]:
+        return (problem(batch.tile(start, layout.tile, layout.strip), layout.design, layout.tile),)
 
-    return _over_tiles(begin, varying(jnp.int32(0), batch), batch.size, layout.tile)
+    work = Work(lay, partial(algorithm.begin, config=config), partial(algorithm.begun, config=config))
+    return Round(*_over_tiles(work, varying(jnp.int32(0), batch), batch.size, layout.tile))
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
     """Finish tiles, given where their datasets stand; those that are not ``real`` fill the last places, or tiles."""
-    return Round(*_later_round(ALGORITHMS[type(config)].finish, batch, _idle(state, real), real, layout, config))
+    algorithm = ALGORITHMS[type(config)]
+    given = (_idle(state, real), real)
+    return Round(*_later_round(algorithm.resume, algorithm.finish, batch, given, real, layout, config))
 
 
 def third_round(batch: Batch, finished: irls.Finished, real: Array, layout: Plan, config: IRLS) -> Solution:
     """Finish by QR what the second round left open, likewise."""
-
-    def finish(problem: Problem, finished: irls.Finished, _: Array, config: IRLS) -> Solution:
-        return irls.finish_by_qr(problem, finished, config)
-
-    return _later_round(finish, batch, finished, real, layout, config)
+    return _later_round(irls.resume_by_qr, irls.finish_by_qr, batch, (finished,), real, layout, config)
 
 
 def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
     """The second round and the third in one."""
-    return _later_round(ALGORITHMS[type(config)].complete, batch, _idle(state, real), real, layout, config)
+    algorithm = ALGORITHMS[type(config)]
+    given = (_idle(state, real), real)
+    return _later_round(algorithm.resume, algorithm.complete, batch, given, real, layout, config)
 
 
 def _idle(state: State, real: Array) -> State:
@@ -69,36 +81,57 @@ def _idle(state: State, real: Array) -> State:
 
 
 def _later_round(
-    work: Callable[..., Any], batch: Batch, state: Any, real: Array, layout: Plan, config: Algorithm
+    passes: Callable[..., Any],
+    proof: Callable[..., Any],
+    batch: Batch,
+    given: tuple[Any, ...],
+    real: Array,
+    layout: Plan,
+    config: Algorithm,
 ) -> Any:
+    """``given`` of every lane is where it stands."""
     rest = layout.rest
 
-    def finish(start: Array) -> Any:
+    def lay(start: Array) -> tuple[Any, ...]:
         laid = problem(batch.tile(start, rest, layout.strip), layout.design, rest)
-        own, open_ = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, rest), (state, real))
-        return work(laid, jax.tree.map(_lanes_last, own), open_, config)
+        own = jax.tree.map(lambda leaf: _lanes_last(lax.dynamic_slice_in_dim(leaf, start, rest)), given)
+        return laid, *own
 
+    work = Work(lay, partial(passes, config=config), partial(proof, config=config))
     filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
-    return _over_tiles(finish, varying(jnp.int32(0), batch, state), real.shape[0], rest, filled)
+    return _over_tiles(work, varying(jnp.int32(0), batch, given), real.shape[0], rest, filled)
 
 
-def _over_tiles(
-    work: Callable[[Array], Any], first: Array, size: int, tile: int, count: int | Array | None = None
-) -> Any:
-    """``work`` on every tile, or the first ``count``, given its first dataset's number; results batch first."""
+def _over_tiles(work: Work, first: Array, size: int, tile: int, count: int | Array | None = None) -> Any:
+    """``work`` on every tile, or the first ``count``; results batch first."""
+    lay, passes, proof = (jax.jit(part) for part in work)  # each traced once, for the shapes and for the loop
 
-    def step(i: Array, store: Any) -> Any:
-        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        start = jnp.minimum(first + i * tile, size - tile)
-        done = jax.tree.map(_batch_first, work(start))
+    def whole(start: Array) -> tuple[Any, Any]:
+        laid, *given = lay(start)
+        reached = passes(laid, *given)
+        return reached, proof(laid, reached)
+
+    def pass_over(_: Any, laid: Problem, *given: Any) -> Any:
+        return varying(passes(laid, *given), laid, given)
+
+    def prove(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
+        done = jax.tree.map(_batch_first, proof(laid, reached))
         put = lax.dynamic_update_slice_in_dim
         return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, done)
 
-    work = jax.jit(work)  # traced once, for the shapes and for the loop
-    shapes = jax.eval_shape(work, first)
-    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
+    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        reached, store = carry
+        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
+        start = jnp.minimum(first + i * tile, size - tile)
+        laid, *given = lay(start)
+        reached = apart(pass_over, reached, laid, *given)
+        return reached, apart(prove, store, laid, reached, start)
+
+    reached, results = jax.eval_shape(whole, first)
+    room = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), reached)
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
+    return lax.fori_loop(jnp.int32(0), last, step, varying((room, store), first))[1]
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:

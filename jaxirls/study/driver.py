@@ -167,8 +167,12 @@ def _fit_chunk(
         lanes = jnp.where(fresh, carry.drawn + jnp.arange(tile, dtype=jnp.int32), queued)
         problem = draw(scenario, form.design, roots, first + lanes.astype(jnp.uint32))
         problem = problem._replace(invalid=problem.invalid | (lanes >= count))  # an empty place keeps nobody waiting
-        state, solution, open_ = irls.begin(problem, config)
-        solution = lax.cond(fresh, lambda: solution, lambda: irls.complete(problem, state, open_, config))
+        state, solution, open_ = irls.begun(problem, irls.begin(problem, config), config)
+
+        def whole() -> Solution:
+            return irls.complete(problem, irls.resume(problem, state, open_, config), config)
+
+        solution = lax.cond(fresh, lambda: solution, whole)
         outcome = _outcome(solution)
         open_ = open_ & fresh
         place = jnp.where(open_, carry.tail + jnp.cumsum(open_, dtype=jnp.int32) - 1, size + tile)

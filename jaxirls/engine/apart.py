@@ -1,0 +1,37 @@
+r"""Parts of a CPU program that compile side by side.
+
+XLA makes one function of a loop with all loops inside it, and LLVM compiles a function on one core: of a loop over
+tiles, that would be the whole program. A sort may not be in such a function. So each part is a loop of one turn, which
+becomes a function, behind a sort of two numbers, for which the loop around them becomes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxirls.problem import Problem
+
+__all__ = ["apart"]
+
+T = TypeVar("T")
+
+
+def apart(part: Callable[..., T], into: T, laid: Problem, *given: Any) -> T:
+    """``part(into, laid, *given)``, which may be written over ``into``; apart where a pass is a loop over rows.
+
+    The bounds of the loop, one apart, come from a number of the data, of which the compiler knows nothing: it would see
+    through others. The barrier keeps in the loop what is the same in every turn.
+    """
+    if not laid.design.by_row:
+        return part(into, laid, *given)
+    some = jnp.isnan(laid.rows.y[0, 0]).astype(jnp.int32)
+    first, last = lax.sort(jnp.stack([some + 1, some]))
+
+    def turn(i: Array, into: T) -> T:
+        return part(into, *lax.optimization_barrier(((laid, *given), i))[0])
+
+    return lax.fori_loop(first, last, turn, into)
