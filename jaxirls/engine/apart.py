@@ -10,28 +10,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.problem import Problem
+from jaxirls.trees import varying
 
-__all__ = ["apart"]
+__all__ = ["apart", "apart_into"]
 
 T = TypeVar("T")
 
 
-def apart(part: Callable[..., T], into: T, laid: Problem, *given: Any) -> T:
-    """``part(into, laid, *given)``, which may be written over ``into``; apart where a pass is a loop over rows.
+def apart(part: Callable[..., T], laid: Problem, *given: Any) -> T:
+    """``part(laid, *given)``, compiled apart where a pass is a loop over rows."""
+    if not laid.design.by_row:
+        return part(laid, *given)
+    part = jax.jit(part)  # traced once, for the shapes and for the loop
+    shapes = jax.eval_shape(part, laid, *given)
+    room = varying(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), laid, given)
+    return apart_into(room, lambda _, *given: varying(part(*given), given), laid, *given)
+
+
+def apart_into(store: T, part: Callable[..., T], laid: Problem, *given: Any) -> T:
+    """``part(store, laid, *given)``, written over the store, likewise.
 
     The bounds of the loop, one apart, come from a number of the data, of which the compiler knows nothing: it would see
     through others. The barrier keeps in the loop what is the same in every turn.
     """
     if not laid.design.by_row:
-        return part(into, laid, *given)
+        return part(store, laid, *given)
     some = jnp.isnan(laid.rows.y[0, 0]).astype(jnp.int32)
     first, last = lax.sort(jnp.stack([some + 1, some]))
 
-    def turn(i: Array, into: T) -> T:
-        return part(into, *lax.optimization_barrier(((laid, *given), i))[0])
+    def turn(i: Array, store: T) -> T:
+        return part(store, *lax.optimization_barrier(((laid, *given), i))[0])
 
-    return lax.fori_loop(first, last, turn, into)
+    return lax.fori_loop(first, last, turn, store)

@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
-from jaxirls.engine.apart import apart
+from jaxirls.engine.apart import apart, apart_into
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
@@ -106,32 +106,25 @@ def _over_tiles(work: Work, first: Array, size: int, tile: int, count: int | Arr
     """``work`` on every tile, or the first ``count``; results batch first."""
     lay, passes, proof = (jax.jit(part) for part in work)  # each traced once, for the shapes and for the loop
 
-    def whole(start: Array) -> tuple[Any, Any]:
+    def results(start: Array) -> Any:
         laid, *given = lay(start)
-        reached = passes(laid, *given)
-        return reached, proof(laid, reached)
-
-    def pass_over(_: Any, laid: Problem, *given: Any) -> Any:
-        return varying(passes(laid, *given), laid, given)
+        return proof(laid, passes(laid, *given))
 
     def prove(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
         done = jax.tree.map(_batch_first, proof(laid, reached))
         put = lax.dynamic_update_slice_in_dim
         return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, done)
 
-    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        reached, store = carry
+    def step(i: Array, store: Any) -> Any:
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
         start = jnp.minimum(first + i * tile, size - tile)
         laid, *given = lay(start)
-        reached = apart(pass_over, reached, laid, *given)
-        return reached, apart(prove, store, laid, reached, start)
+        return apart_into(store, prove, laid, apart(passes, laid, *given), start)
 
-    reached, results = jax.eval_shape(whole, first)
-    room = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), reached)
-    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
+    shapes = jax.eval_shape(results, first)
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    return lax.fori_loop(jnp.int32(0), last, step, varying((room, store), first))[1]
+    return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
