@@ -3,6 +3,9 @@ r"""From a batch to its fits: tile by tile, then once more over the lanes that n
 First every tile makes the passes that a well-posed dataset needs. The lanes that are then open (slow, separated, stuck)
 are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours. What
 then asks for QR makes a third round: few datasets do, and it takes as long to compile as either of the others.
+
+A round lays a tile out, makes its passes, and proves what they led to. Where XLA makes functions of loops these are
+three, see ``apart``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from jax import Array, lax
 
 from jaxirls import irls, lbfgs
 from jaxirls.config import IRLS, LBFGS, Algorithm
-from jaxirls.engine.apart import apart, apart_into
+from jaxirls.engine.apart import apart
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
@@ -32,7 +35,7 @@ ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
 class Work(NamedTuple):
     """What a round does with a tile."""
 
-    lay: Callable[[Array], tuple[Any, ...]]  # from the number of its first dataset: (problem, *given)
+    lay: Callable[[Any, Array], tuple[Any, ...]]  # of the data, from the number of its first dataset: (problem, *given)
     passes: Callable[..., Any]  # (problem, *given) -> where they lead
     proof: Callable[[Problem, Any], Any]  # the results there
 
@@ -49,11 +52,11 @@ def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile, and the proof there."""
     algorithm = ALGORITHMS[type(config)]
 
-    def lay(start: Array) -> tuple[Problem]:
+    def lay(batch: Batch, start: Array) -> tuple[Problem]:
         return (problem(batch.tile(start, layout.tile, layout.strip), layout.design, layout.tile),)
 
     work = Work(lay, partial(algorithm.begin, config=config), partial(algorithm.begun, config=config))
-    return Round(*_over_tiles(work, varying(jnp.int32(0), batch), batch.size, layout.tile))
+    return Round(*_over_tiles(work, batch, layout.design.by_row, batch.size, layout.tile))
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
@@ -92,39 +95,54 @@ def _later_round(
     """``given`` of every lane is where it stands."""
     rest = layout.rest
 
-    def lay(start: Array) -> tuple[Any, ...]:
+    def lay(data: tuple[Batch, tuple[Any, ...]], start: Array) -> tuple[Any, ...]:
+        batch, given = data
         laid = problem(batch.tile(start, rest, layout.strip), layout.design, rest)
         own = jax.tree.map(lambda leaf: _lanes_last(lax.dynamic_slice_in_dim(leaf, start, rest)), given)
         return laid, *own
 
     work = Work(lay, partial(passes, config=config), partial(proof, config=config))
     filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
-    return _over_tiles(work, varying(jnp.int32(0), batch, given), real.shape[0], rest, filled)
+    return _over_tiles(work, (batch, given), layout.design.by_row, real.shape[0], rest, filled)
 
 
-def _over_tiles(work: Work, first: Array, size: int, tile: int, count: int | Array | None = None) -> Any:
+def _over_tiles(work: Work, data: Any, by_row: bool, size: int, tile: int, count: int | Array | None = None) -> Any:
     """``work`` on every tile, or the first ``count``; results batch first."""
     lay, passes, proof = (jax.jit(part) for part in work)  # each traced once, for the shapes and for the loop
+    first = varying(jnp.int32(0), data)
 
-    def results(start: Array) -> Any:
-        laid, *given = lay(start)
-        return proof(laid, passes(laid, *given))
+    def whole(data: Any, start: Array) -> tuple[Any, Any, Any]:
+        laid = lay(data, start)
+        reached = passes(*laid)
+        return laid, reached, proof(laid[0], reached)
 
-    def prove(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
+    def put(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
         done = jax.tree.map(_batch_first, proof(laid, reached))
-        put = lax.dynamic_update_slice_in_dim
-        return jax.tree.map(lambda whole, part: put(whole, part, start, 0), store, done)
+        return jax.tree.map(lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, done)
+
+    def start_of(i: Array) -> Array:
+        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
+        return jnp.minimum(first + i * tile, size - tile)
 
     def step(i: Array, store: Any) -> Any:
-        # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        start = jnp.minimum(first + i * tile, size - tile)
-        laid, *given = lay(start)
-        return apart_into(store, prove, laid, apart(passes, laid, *given), start)
+        start = start_of(i)
+        laid = lay(data, start)
+        return put(store, laid[0], passes(*laid), start)
 
-    shapes = jax.eval_shape(results, first)
-    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), shapes)
+    def step_apart(i: Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        # Each part writes over what it made of the last tile: room for that is made once.
+        start, (laid, reached, store) = start_of(i), carry
+        laid = apart(lambda _, *given: varying(lay(*given), data), laid, data, start)
+        reached = apart(lambda _, *given: varying(passes(*given), data), reached, *laid)
+        return laid, reached, apart(put, store, laid[0], reached, start)
+
+    laid, reached, results = jax.eval_shape(whole, data, first)
+    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (laid, reached))
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
+    if not by_row:
+        return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
+    return lax.fori_loop(jnp.int32(0), last, step_apart, varying((*rooms, store), first))[-1]
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
