@@ -8,7 +8,6 @@ the parts should be little: it is called one by one, and is slower there.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,12 +23,11 @@ T = TypeVar("T")
 def apart(part: Callable[..., T], into: T, *given: Any) -> T:
     """``part(into, *given)``, written over ``into``, compiled apart.
 
-    The bounds of the loop, one apart, come from the data, of which the compiler knows nothing: it would see through
-    others. The barrier keeps in the loop what is the same in every turn.
+    The bounds of the loop, one apart, come from a number of the data, of which the compiler knows nothing: it would see
+    through others. The barrier keeps in the loop what is the same in every turn.
     """
-    floats = [leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
-    data = [leaf[(0,) * leaf.ndim] for leaf in floats]
-    some = functools.reduce(jnp.logical_or, map(jnp.isnan, data)).astype(jnp.int32)
+    datum = next(leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    some = jnp.isnan(datum[(0,) * datum.ndim]).astype(jnp.int32)
     first, last = lax.sort(jnp.stack([some + 1, some]))
 
     def turn(i: Array, into: T) -> T:
