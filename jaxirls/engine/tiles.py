@@ -32,14 +32,6 @@ from jaxirls.trees import varying
 ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
 
 
-class Work(NamedTuple):
-    """What a round does with a tile."""
-
-    lay: Callable[[Any, Array], tuple[Any, ...]]  # of the data, from the number of its first dataset: (problem, *given)
-    passes: Callable[..., Any]  # (problem, *given) -> where they lead
-    proof: Callable[[Problem, Any], Any]  # the results there
-
-
 class Round(NamedTuple):
     """Where B datasets stand, batch axis in front."""
 
@@ -51,12 +43,7 @@ class Round(NamedTuple):
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile, and the proof there."""
     algorithm = ALGORITHMS[type(config)]
-
-    def lay(batch: Batch, start: Array) -> tuple[Problem]:
-        return (problem(batch.tile(start, layout.tile, layout.strip), layout.design, layout.tile),)
-
-    work = Work(lay, partial(algorithm.begin, config=config), partial(algorithm.begun, config=config))
-    return Round(*_over_tiles(work, batch, layout.design.by_row, batch.size, layout.tile))
+    return Round(*_over_tiles(algorithm.begin, algorithm.begun, batch, (), layout.tile, layout, config))
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
@@ -92,23 +79,42 @@ def _later_round(
     layout: Plan,
     config: Algorithm,
 ) -> Any:
-    """``given`` of every lane is where it stands."""
-    rest = layout.rest
+    filled = real.reshape(-1, layout.rest).any(1).sum(dtype=jnp.int32)
+    return _over_tiles(passes, proof, batch, given, layout.rest, layout, config, filled)
+
+
+def _over_tiles(
+    passes: Callable[..., Any],
+    proof: Callable[..., Any],
+    batch: Batch,
+    given: tuple[Any, ...],
+    tile: int,
+    layout: Plan,
+    config: Algorithm,
+    count: int | Array | None = None,
+) -> Any:
+    """The proof of what the passes lead to, in every tile or the first ``count``; results batch first.
+
+    Args:
+      passes: (problem, *given, config) -> where they lead.
+      proof: (problem, where they led, config) -> the results there.
+      batch: B datasets.
+      given: what else the passes take, trees of leaves (B, ...).
+      tile: how many datasets to a tile.
+      layout: of the batch.
+      config: of the algorithm.
+      count: of the tiles; all, if None.
+    """
 
     def lay(data: tuple[Batch, tuple[Any, ...]], start: Array) -> tuple[Any, ...]:
         batch, given = data
-        laid = problem(batch.tile(start, rest, layout.strip), layout.design, rest)
-        own = jax.tree.map(lambda leaf: _lanes_last(lax.dynamic_slice_in_dim(leaf, start, rest)), given)
+        laid = problem(batch.tile(start, tile, layout.strip), layout.design, tile)
+        own = jax.tree.map(lambda leaf: _lanes_last(lax.dynamic_slice_in_dim(leaf, start, tile)), given)
         return laid, *own
 
-    work = Work(lay, partial(passes, config=config), partial(proof, config=config))
-    filled = real.reshape(-1, rest).any(1).sum(dtype=jnp.int32)
-    return _over_tiles(work, (batch, given), layout.design.by_row, real.shape[0], rest, filled)
-
-
-def _over_tiles(work: Work, data: Any, by_row: bool, size: int, tile: int, count: int | Array | None = None) -> Any:
-    """``work`` on every tile, or the first ``count``; results batch first."""
-    lay, passes, proof = (jax.jit(part) for part in work)  # each traced once, for the shapes and for the loop
+    # Each is traced once, for the shapes and for the loop.
+    lay, passes, proof = jax.jit(lay), jax.jit(partial(passes, config=config)), jax.jit(partial(proof, config=config))
+    data, size = (batch, given), batch.size
     first = varying(jnp.int32(0), data)
 
     def whole(data: Any, start: Array) -> tuple[Any, Any, Any]:
@@ -120,29 +126,25 @@ def _over_tiles(work: Work, data: Any, by_row: bool, size: int, tile: int, count
         done = jax.tree.map(_batch_first, proof(laid, reached))
         return jax.tree.map(lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, done)
 
-    def start_of(i: Array) -> Array:
+    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        rooms, store = carry
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
-        return jnp.minimum(first + i * tile, size - tile)
-
-    def step(i: Array, store: Any) -> Any:
-        start = start_of(i)
-        laid = lay(data, start)
-        return put(store, laid[0], passes(*laid), start)
-
-    def step_apart(i: Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        # Each part writes over what it made of the last tile: room for that is made once.
-        start, (laid, reached, store) = start_of(i), carry
+        start = jnp.minimum(first + i * tile, size - tile)
+        if not layout.design.by_row:
+            laid = lay(data, start)
+            return rooms, put(store, laid[0], passes(*laid), start)
+        laid, reached = rooms
         laid = apart(lambda _, *given: varying(lay(*given), data), laid, data, start)
         reached = apart(lambda _, *given: varying(passes(*given), data), reached, *laid)
-        return laid, reached, apart(put, store, laid[0], reached, start)
+        return (laid, reached), apart(put, store, laid[0], reached, start)
 
-    laid, reached, results = jax.eval_shape(whole, data, first)
-    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (laid, reached))
+    *between, results = jax.eval_shape(whole, data, first)
+    # A part that is apart writes over what it made of the last tile: room for that is made once.
+    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(between))
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    if not by_row:
-        return lax.fori_loop(jnp.int32(0), last, step, varying(store, first))
-    return lax.fori_loop(jnp.int32(0), last, step_apart, varying((*rooms, store), first))[-1]
+    start = rooms if layout.design.by_row else (), store
+    return lax.fori_loop(jnp.int32(0), last, step, varying(start, first))[1]
 
 
 def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algorithm) -> Round:
