@@ -3,7 +3,7 @@
 designs      fits a second of each layout of X, by rows and columns; the choices of ``engine/batch.py`` come from these
 families     fits a second of families and links, n = 200, p = 5, and the most passes that a dataset takes
 penalties    a batch under Jeffreys' penalty, in units of one without
-stragglers   a batch with a fifth of its datasets separated, in units of one with none
+stragglers   a batch with a fifth of its datasets separated, in units of one with none, datasets first and last
 memory       resident memory of a study of a million datasets, n = 200, p = 5, float64
 compiling    seconds of a first call, by columns, each in a process of its own (importing JAX apart), and of a second
 
@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 import jaxirls as ji
 from benchmarks import report
 from benchmarks.cases import CASES, Data
+from benchmarks.peers import fit_batch, fit_chunks
 from jaxirls import links
 from jaxirls.config import IRLS
 from jaxirls.designs import WIDTH, Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
@@ -168,9 +169,10 @@ def stragglers() -> None:
     """With and without datasets that are separated."""
     for dtype in ("float64", "float32"):
         data = {name: Data(CASES[case], np.dtype(dtype)) for name, case in (("none", "n200-p5"), ("a fifth", "mix"))}
-        arrays = {name: (each.x, each.y) for name, each in data.items()}
-        seconds = in_turns({name: _public(*each, ji.Binomial()) for name, each in arrays.items()})
-        print(f"  {dtype}: {seconds['a fifth'] / seconds['none']:.2f}", flush=True)
+        for layout, peer in (("datasets first", fit_batch), ("datasets last", fit_chunks)):
+            runs = {name: peer(each) for name, each in data.items()}
+            seconds = in_turns({name: run.fits for name, run in runs.items()})
+            print(f"  {dtype}, {layout}: {seconds['a fifth'] / seconds['none']:.2f}", flush=True)
 
 
 def _public(x: ArrayLike, y: ArrayLike, family: ji.Family, penalty: ji.Penalty | None = None) -> Callable[[], object]:

@@ -117,7 +117,7 @@ def _joined(parts: list[Array]) -> Array:
 
 
 @peer("jaxirls", (*BATCHES, *LARGE, *BOOTSTRAP), device="any")
-def _jaxirls(data: Data) -> Run:
+def fit_batch(data: Data) -> Run:
     """The user's own arrays, datasets first."""
     x, y, weights = data.x, data.y, data.weights
     return clocked(data.case.batch, lambda: ji.fit(x, y, ji.Binomial(), freq_weights=weights).params)
