@@ -154,7 +154,8 @@ def refined(batch: Batch, begun: Round, lanes: Array, layout: Plan, config: Algo
         return leaf.at[lanes].get(mode="clip")
 
     state = jax.tree.map(gather, begun.state)
-    part = later_rounds(batch.take(jnp.minimum(lanes, batch.size - 1)), state, lanes < batch.size, layout, config)
+    some = batch.take(jnp.minimum(lanes, batch.size - 1), layout.design.by_row)
+    part = later_rounds(some, state, lanes < batch.size, layout, config)
     put = jax.tree.map(lambda whole, new: whole.at[lanes].set(new, mode="drop"), begun.solution, part)
     return begun._replace(solution=put)
 
