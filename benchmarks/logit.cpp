@@ -1,15 +1,16 @@
 // Logistic regression by Newton's method, one model a dataset, many datasets on all cores. Two layouts:
 //   fit_lanes  datasets last: a SIMD lane holds a dataset, data as (tiles, n, P, L); with `shared`, one X (n, P) for all
 //   fit_rows   datasets first: a SIMD lane holds a row of the one dataset at hand, data as (B, n, P)
-// Compiled for one number of columns (COLUMNS) and one precision (REAL). Both stop at a Newton decrement whose square is
-// below TOLERANCE, and take the step it belongs to: what remains is of the order of that square.
+// Compiled for one number of columns (COLUMNS), one precision (REAL) and SIMD registers of so many BYTES. Both stop at a
+// Newton decrement whose square is below TOLERANCE, and take the step it belongs to: what remains is of the order of that
+// square.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 using Real = REAL;
-constexpr int BYTES = 64, L = BYTES / sizeof(Real), P = COLUMNS, PASSES = 25;
+constexpr int L = BYTES / sizeof(Real), P = COLUMNS, PASSES = 25;
 constexpr int ROWS = P <= 8 ? 32 : 8;  // a block of rows stays in the first-level cache
 constexpr Real TOLERANCE = sizeof(Real) == 8 ? 1e-10 : 1e-6, NOISE = sizeof(Real) == 8 ? 1e-14 : 1e-6;
 typedef Real V __attribute__((vector_size(BYTES)));

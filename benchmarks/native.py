@@ -12,7 +12,15 @@ import numpy as np
 
 SPEED = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp"]
 FLAGS = ["-std=c++17", "-shared", "-fPIC", *SPEED]
-REGISTER = 64  # bytes
+
+
+@functools.cache
+def register() -> int:
+    """Bytes of this machine's SIMD registers."""
+    command = ["g++", "-march=native", "-dM", "-E", "-x", "c++", "/dev/null"]
+    macros = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    sizes = {"__AVX512F__": 64, "__AVX__": 32}
+    return next((size for macro, size in sizes.items() if macro in macros), 16)
 
 
 @functools.cache
@@ -21,13 +29,14 @@ def _library(p: int, dtype: np.dtype) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "logit.so")
         source = str(Path(__file__).with_name("logit.cpp"))
-        subprocess.run(["g++", *FLAGS, f"-DCOLUMNS={p}", f"-DREAL={real}", source, "-o", target], check=True)
+        given = [f"-DCOLUMNS={p}", f"-DREAL={real}", f"-DBYTES={register()}"]
+        subprocess.run(["g++", *FLAGS, *given, source, "-o", target], check=True)
         return ctypes.CDLL(target)
 
 
 def tiles(batch: np.ndarray) -> np.ndarray:
     """``(B, ...)`` as ``(tiles, ..., L)``, L datasets to a SIMD register; the last one is repeated to fill a tile."""
-    lanes = REGISTER // batch.itemsize
+    lanes = register() // batch.itemsize
     padded = np.pad(batch, [(0, -len(batch) % lanes)] + [(0, 0)] * (batch.ndim - 1), mode="edge")
     return np.ascontiguousarray(np.moveaxis(padded.reshape(-1, lanes, *batch.shape[1:]), 1, -1))
 
