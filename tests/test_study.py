@@ -106,7 +106,7 @@ def test_bad_replicate_numbers_are_errors():
     ],
 )
 def test_covariates_follow_their_law(design: study.Covariates, mean: float, sd: float):
-    X = np.asarray(design.draw(jax.random.key(4), 5000, 2, np.float64))
+    X = np.asarray(design.draw(jax.random.key(4)[None], 5000, 2, np.float64))[..., 0]
     assert X.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(X.size))
     assert X.std() == pytest.approx(sd, rel=0.05)
     assert abs(np.corrcoef(X.T)[0, 1]) < 4 / np.sqrt(len(X))
@@ -114,7 +114,7 @@ def test_covariates_follow_their_law(design: study.Covariates, mean: float, sd: 
 
 def test_intercept_is_the_first_column():
     design = study.Uniform(intercept=True)
-    X = np.asarray(design.draw(jax.random.key(4), 50, 2, np.float64))
+    X = np.asarray(design.draw(jax.random.key(4)[None], 50, 2, np.float64))[..., 0]
     assert dataclasses.replace(SEPARATION, design=design).names == ("const", "x1")
     np.testing.assert_array_equal(X[:, 0], 1.0)
     assert X[:, 1].std() > 0

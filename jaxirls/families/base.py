@@ -11,7 +11,7 @@ from jax import Array
 from jaxirls.links import Interval, Link, slope
 from jaxirls.special import log, log1p_small
 
-__all__ = ["NOT_STORED", "Family", "NotStored", "Working", "cast", "lattice", "times"]
+__all__ = ["NOT_STORED", "Family", "NotStored", "Working", "cast", "lattice", "poisson_counts", "times"]
 
 
 class Working(NamedTuple):
@@ -232,6 +232,12 @@ def lattice(y: Array, step: Array | float) -> Array:
 def times(a: Array, b: Array) -> Array:
     """a·b, zero wherever a is zero, even when b is not finite."""
     return jnp.where(a == 0, 0.0, a * jnp.where(a == 0, 0.0, b))
+
+
+def poisson_counts(key: Array, rate: Array) -> Array:
+    """Counts of the mean ``rate``. JAX draws them by keys of its own threefry only; another's words are words of it."""
+    own = jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
+    return jax.random.poisson(own, rate).astype(rate.dtype)
 
 
 def _between(x: Array, interval: Interval) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import betainc
 
-from jaxirls.families.base import Family, Working, cast, lattice, times
+from jaxirls.families.base import Family, Working, cast, lattice, poisson_counts, times
 from jaxirls.links import Link, Log, Logit
 from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, log_reflection
 from jaxirls.trees import pytree, varying
@@ -262,7 +262,7 @@ class NegativeBinomial(Family):
         rate_key, count_key = jax.random.split(key)
         precision, alpha = cast(weight / scale, mu), self._alpha(mu)
         rate = jax.random.gamma(rate_key, precision / alpha + jnp.zeros_like(mu), mu.shape, mu.dtype) * alpha * mu
-        return jax.random.poisson(count_key, rate).astype(mu.dtype) / precision
+        return poisson_counts(count_key, rate) / precision
 
     def valid_response(self, y: Array) -> Array:
         return jnp.isfinite(y) & (y >= 0)

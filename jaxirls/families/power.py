@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammainc, gammaincc, ndtr
 
-from jaxirls.families.base import Family, Working, cast, lattice, times
+from jaxirls.families.base import Family, Working, cast, lattice, poisson_counts, times
 from jaxirls.links import Identity, InversePower, InverseSquared, Link, Log, Probit
 from jaxirls.special import (
     LOG_2PI,
@@ -151,7 +151,7 @@ class Poisson(PowerVariance):
 
     def sample(self, key: Array, mu: Array, scale: Array | float = 1.0, weight: Array | float = 1.0) -> Array:
         unit = cast(scale / weight, mu)
-        return unit * jax.random.poisson(key, mu / unit).astype(mu.dtype)
+        return unit * poisson_counts(key, mu / unit)
 
     def valid_response(self, y: Array) -> Array:
         return jnp.isfinite(y) & (y >= 0)
@@ -301,7 +301,7 @@ class Tweedie(PowerVariance):
                 raise ValueError(f"power must lie between 1 and 2, or be 3, to draw a sample; got {p}")
         dispersion = cast(scale / weight, mu)
         count_key, sum_key = jax.random.split(key)
-        count = jax.random.poisson(count_key, jnp.power(mu, 2 - p) / (dispersion * (2 - p))).astype(mu.dtype)
+        count = poisson_counts(count_key, jnp.power(mu, 2 - p) / (dispersion * (2 - p)))
         shape = jnp.where(count > 0, count, 1.0) * (2 - p) / (p - 1)
         total = jax.random.gamma(sum_key, shape, mu.shape, mu.dtype) * dispersion * (p - 1) * jnp.power(mu, p - 1)
         return jnp.where(count > 0, total, 0.0)

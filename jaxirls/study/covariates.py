@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxirls.study.generator import normal, uniform
 from jaxirls.study.schema import FLAG, NUMBER, POSITIVE, PROBABILITY, ScenarioError, check, must
 
 __all__ = ["KINDS", "Bernoulli", "Covariates", "Normal", "Uniform"]
@@ -32,15 +32,15 @@ class Covariates:
     def __post_init__(self) -> None:
         check(self)
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """Independent draws of the law."""
+    def sample(self, keys: Array, count: int, dtype: DTypeLike) -> Array:
+        """Independent draws of the law by each of T keys, ``(count, T)``."""
         raise NotImplementedError
 
-    def draw(self, key: Array, n: int, p: int, dtype: DTypeLike) -> Array:
-        """X of one dataset, ``(n, p)``, the intercept's column included."""
-        if not self.intercept:
-            return self.sample(key, (n, p), dtype)
-        return jnp.concatenate([jnp.ones((n, 1), dtype), self.sample(key, (n, p - 1), dtype)], axis=1)
+    def draw(self, keys: Array, n: int, p: int, dtype: DTypeLike) -> Array:
+        """X of T datasets, ``(n, p, T)``, each by its key, the intercept's column included."""
+        own = p - self.intercept
+        x = self.sample(keys, n * own, dtype).reshape(n, own, -1)
+        return jnp.concatenate([jnp.ones_like(x, shape=(n, 1, x.shape[2])), x], axis=1) if self.intercept else x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Normal(Covariates):
     mean: float = field(default=0.0, metadata=must(NUMBER))
     scale: float = field(default=1.0, metadata=must(POSITIVE))
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return self.mean + self.scale * jax.random.normal(key, shape, dtype)
+    def sample(self, keys: Array, count: int, dtype: DTypeLike) -> Array:
+        return self.mean + self.scale * normal(keys, count, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class Uniform(Covariates):
         if not self.low < self.high:
             raise ScenarioError(f"high = {self.high!r}: expected a number above low = {self.low!r}")
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return jax.random.uniform(key, shape, dtype, self.low, self.high)
+    def sample(self, keys: Array, count: int, dtype: DTypeLike) -> Array:
+        return uniform(keys, count, dtype, self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ class Bernoulli(Covariates):
 
     probability: float = field(default=0.5, metadata=must(PROBABILITY))
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return (jax.random.uniform(key, shape, dtype) < self.probability).astype(dtype)
+    def sample(self, keys: Array, count: int, dtype: DTypeLike) -> Array:
+        return (uniform(keys, count, dtype) < self.probability).astype(dtype)
 
 
 KINDS: dict[str, type[Covariates]] = {law.kind: law for law in (Normal, Uniform, Bernoulli)}

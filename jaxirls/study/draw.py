@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxirls.designs import Design
@@ -20,6 +20,7 @@ from jaxirls.engine.batch import Batch, Plan, plan
 from jaxirls.families import Family
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows
+from jaxirls.study.generator import THREEFRY
 from jaxirls.study.scenario import Scenario
 
 __all__ = ["datasets", "draw", "layout", "root_keys"]
@@ -41,7 +42,7 @@ def layout(scenario: Scenario) -> Plan:
 
 def root_keys(scenario: Scenario) -> Array:
     """The two keys, for X and for y, that every replicate's keys are folded from."""
-    return jax.random.split(jax.random.key(np.uint32(scenario.seed), impl="threefry2x32"))
+    return jax.random.split(jax.random.key(np.uint32(scenario.seed), impl=THREEFRY))
 
 
 def draw(scenario: Scenario, design: type[Design], roots: Array, index: Array) -> Problem:
@@ -106,13 +107,11 @@ def _batch_first(law: Scenario, roots: Array, index: Array) -> tuple[Array, Arra
 def _design(scenario: Scenario, design: type[Design], root: Array, keys: Array) -> Design:
     n, p, dtype = scenario.n, scenario.p, jnp.dtype(scenario.dtype)
 
-    def one(key: Array) -> Array:
-        return scenario.design.draw(key, n, p, dtype)
-
     # Replicates are below 2³¹: the last number of 32 bits is free for what all of them share.
     shared = jax.random.fold_in(root, np.uint32(2**32 - 1))
-    x = jax.vmap(one, out_axes=-1)(keys) if scenario.design.redraw else one(shared)[..., None]
-    return design.of(x, keys.shape[0])
+    x = scenario.design.draw(keys if scenario.design.redraw else shared[None], n, p, dtype)
+    # The barrier keeps XLA from drawing again for every use.
+    return design.of(lax.optimization_barrier(x), keys.shape[0])
 
 
 def _responses(scenario: Scenario, keys: Array, eta: Array) -> Array:
