@@ -24,7 +24,7 @@ from jax import Array, lax
 from jaxirls import irls, linalg
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
-from jaxirls.engine.dispatch import STUDY_OPTIONS, cores
+from jaxirls.engine.dispatch import CPU_OPTIONS, cores
 from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
 from jaxirls.study.measures import AT_A_TIME, Tally, merged, tallies
@@ -138,7 +138,7 @@ def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> Callable[..
         return _fit_chunk(law, form, size, config, roots, first, count)
 
     lowered = jax.jit(chunk).lower(root_keys(law), np.uint32(0), np.int32(size))
-    return lowered.compile(STUDY_OPTIONS if jax.default_backend() == "cpu" else None)
+    return lowered.compile(CPU_OPTIONS if jax.default_backend() == "cpu" else None)
 
 
 class _Progress(NamedTuple):
