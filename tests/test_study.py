@@ -118,6 +118,8 @@ def test_intercept_is_the_first_column():
     assert dataclasses.replace(SEPARATION, design=design).names == ("const", "x1")
     np.testing.assert_array_equal(X[:, 0], 1.0)
     assert X[:, 1].std() > 0
+    alone = design.draw(jax.random.split(jax.random.key(4), 3), 50, 1, np.float64)
+    np.testing.assert_array_equal(alone, np.ones((50, 1, 3)))
 
 
 def test_a_design_that_is_not_redrawn_is_shared():

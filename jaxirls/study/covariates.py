@@ -39,8 +39,8 @@ class Covariates:
     def draw(self, keys: Array, n: int, p: int, dtype: DTypeLike) -> Array:
         """X of T datasets, ``(n, p, T)``, each by its key, the intercept's column included."""
         own = p - self.intercept
-        x = self.sample(keys, n * own, dtype).reshape(n, own, -1)
-        return jnp.concatenate([jnp.ones_like(x, shape=(n, 1, x.shape[2])), x], axis=1) if self.intercept else x
+        x = self.sample(keys, n * own, dtype).reshape(n, own, keys.size)
+        return jnp.concatenate([jnp.ones((n, 1, keys.size), dtype), x], axis=1) if self.intercept else x
 
 
 @dataclass(frozen=True, kw_only=True)
