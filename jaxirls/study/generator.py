@@ -23,10 +23,8 @@ PARITY = np.uint32(0x1BD11BDA)
 
 def uniform(keys: Array, count: int, dtype: DTypeLike, low: float = 0.0, high: float = 1.0) -> Array:
     """What ``jax.random.uniform(key, (count,), dtype, low, high)`` draws, for T keys, ``(count, T)``."""
-    first, second = jax.random.key_data(keys).T
     kind = jnp.finfo(dtype)
-    place = lax.iota(jnp.uint32, count)[:, None]
-    bits = _numbers(threefry2x32((first[None], second[None]), jnp.zeros_like(place), place), kind.bits)
+    bits = _numbers(threefry2x32(jax.random.key_data(keys).T[:, None], _places((count, 1))), kind.bits)
     # The mantissa of a number in [1, 2).
     one = np.ones((), dtype).view(bits.dtype)
     unit = lax.bitcast_convert_type(bits >> bits.dtype.type(kind.bits - kind.nmant) | one, dtype) - 1
@@ -40,13 +38,15 @@ def normal(keys: Array, count: int, dtype: DTypeLike) -> Array:
     return jnp.asarray(math.sqrt(2), dtype) * lax.erf_inv(uniform(keys, count, dtype, float(inside), 1.0))
 
 
-def threefry2x32(key: tuple[Array, Array], first: Array, second: Array) -> tuple[Array, Array]:
-    """20 rounds of the block cipher Threefry on two words of 32 bits.
+def threefry2x32(key: Array, place: Array) -> tuple[Array, Array]:
+    """20 rounds of the block cipher Threefry on two words of 32 bits, of which the first is zero: numbers of a key.
+
+    ``key`` has its two words in front; the rest of its shape and that of ``place`` broadcast.
 
     Source: Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3.
     """
-    words = *key, key[0] ^ key[1] ^ PARITY
-    first, second = first + words[0], second + words[1]
+    words = key[0], key[1], key[0] ^ key[1] ^ PARITY
+    first, second = words[0], place + words[1]
     for block in range(5):
         for distance in ROTATIONS[block % 2]:
             first = first + second
@@ -64,9 +64,8 @@ def _numbers(words: tuple[Array, Array], bits: int) -> Array:
     return (first ^ second).astype(f"uint{bits}")
 
 
-def _words(key: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    place = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    return threefry2x32((key[0], key[1]), jnp.zeros_like(place), place)
+def _places(shape: tuple[int, ...]) -> Array:
+    return lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
 
 
 def _seed(seed: Array | int) -> Array:
@@ -74,16 +73,16 @@ def _seed(seed: Array | int) -> Array:
 
 
 def _fold_in(key: Array, data: Array | int) -> Array:
-    return jnp.stack(threefry2x32((key[0], key[1]), *_seed(data)))
+    return jnp.stack(threefry2x32(key, jnp.asarray(data).astype(jnp.uint32)))
 
 
 def _split(key: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.stack(_words(key, shape), axis=-1)
+    return jnp.stack(threefry2x32(key, _places(shape)), axis=-1)
 
 
 def _random_bits(key: Array, bits: int, shape: tuple[int, ...]) -> Array:
     # The barrier keeps XLA from drawing again for every term of what is made of a number.
-    return lax.optimization_barrier(_numbers(_words(key, shape), bits))
+    return lax.optimization_barrier(_numbers(threefry2x32(key, _places(shape)), bits))
 
 
 # For the functions of ``jax.random``: a key of one dataset, which a family draws a response by.
