@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from jaxirls.special import LOG_2PI, log, log1mexp, log1p_small, mills_ratio, raised
+from jaxirls.special import LOG_2PI, exp, log, log1mexp, log1p_small, mills_ratio, raised
 from jaxirls.trees import pytree, varying
 
 __all__ = [
@@ -111,7 +111,7 @@ class Link:
 
     def inverse_power(self, eta: Array, exponent: Array | float) -> Array:
         """μᶜ, which may be a number where μ itself has under- or overflowed."""
-        return jnp.exp(exponent * self.log_inverse(eta))
+        return exp(exponent * self.log_inverse(eta))
 
     def log_complement(self, eta: Array) -> Array:
         """log(1-μ)."""
@@ -123,7 +123,7 @@ class Link:
 
     def root_odds(self, eta: Array) -> Array:
         """√(μ/(1-μ))."""
-        return jnp.exp(0.5 * self.log_odds(eta))
+        return exp(0.5 * self.log_odds(eta))
 
     def log_complement_deriv(self, eta: Array) -> Array:
         """d log(1-μ)/dη."""
@@ -225,10 +225,10 @@ class Log(Link):
         return log(mu)
 
     def inverse(self, eta: Array) -> Array:
-        return jnp.exp(eta)
+        return exp(eta)
 
     def inverse_deriv(self, eta: Array) -> Array:
-        return jnp.exp(eta)
+        return exp(eta)
 
     def log_inverse(self, eta: Array) -> Array:
         return eta
@@ -256,7 +256,7 @@ class LogC(Link):
         return -jnp.expm1(eta)
 
     def inverse_deriv(self, eta: Array) -> Array:
-        return -jnp.exp(eta)
+        return -exp(eta)
 
     def log_inverse(self, eta: Array) -> Array:
         return Log().log_complement(eta)
@@ -398,10 +398,10 @@ class CLogLog(Link):
         return log(-jnp.log1p(-mu))
 
     def inverse(self, eta: Array) -> Array:
-        return -jnp.expm1(-jnp.exp(eta))
+        return -jnp.expm1(-exp(eta))
 
     def inverse_deriv(self, eta: Array) -> Array:
-        return jnp.exp(eta - jnp.exp(eta))
+        return exp(eta - exp(eta))
 
     def log_inverse(self, eta: Array) -> Array:
         u, tiny = _hazard(eta)
@@ -409,13 +409,13 @@ class CLogLog(Link):
 
     def log_inverse_deriv(self, eta: Array) -> Array:
         u, tiny = _hazard(eta)
-        return jnp.where(tiny, 1 - 0.5 * u, jnp.exp(eta - u) / -jnp.expm1(-jnp.where(tiny, 1.0, u)))
+        return jnp.where(tiny, 1 - 0.5 * u, exp(eta - u) / -jnp.expm1(-jnp.where(tiny, 1.0, u)))
 
     def log_complement(self, eta: Array) -> Array:
-        return -jnp.exp(eta)
+        return -exp(eta)
 
     def log_complement_deriv(self, eta: Array) -> Array:
-        return -jnp.exp(eta)
+        return -exp(eta)
 
 
 @pytree
@@ -428,7 +428,7 @@ class LogLog(Link):
         return -log(-log(mu))
 
     def inverse(self, eta: Array) -> Array:
-        return jnp.exp(-jnp.exp(-eta))
+        return exp(-exp(-eta))
 
     def inverse_deriv(self, eta: Array) -> Array:
         return CLogLog().inverse_deriv(-eta)
@@ -491,7 +491,7 @@ def _magnitude(eta: Array) -> Array:
 
 def _root_decay(eta: Array) -> Array:
     """exp(-|η|/2)."""
-    return jnp.exp(-0.5 * _magnitude(eta))
+    return exp(-0.5 * _magnitude(eta))
 
 
 def _decay(eta: Array) -> Array:
@@ -505,7 +505,7 @@ def _larger(eta: Array) -> Array:
 
 
 def _normal_density(eta: Array) -> Array:
-    return jnp.exp(-0.5 * (jnp.square(eta) + LOG_2PI))
+    return exp(-0.5 * (jnp.square(eta) + LOG_2PI))
 
 
 def _normal_tail(eta: Array) -> Array:
@@ -530,5 +530,5 @@ def _either(eta: Array, lower: Array) -> tuple[Array, Array]:
 
 def _hazard(eta: Array) -> tuple[Array, Array]:
     """u = e^η, and whether it is so small that the first two terms of a series in it are all there is."""
-    u = jnp.exp(eta)
+    u = exp(eta)
     return u, u < jnp.finfo(u.dtype).eps

@@ -6,7 +6,7 @@ import mpmath as mp
 import numpy as np
 from registry import reference
 
-from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, log_reflection, mills_ratio
+from jaxirls.special import exp, half_deviance, log, log1p_small, log_factorial_excess, log_reflection, mills_ratio
 
 
 def test_special_functions():
@@ -35,3 +35,16 @@ def test_special_functions():
     np.testing.assert_allclose(jax.vmap(jax.grad(log))(jnp.asarray([0.3, 7.0])), [1 / 0.3, 1 / 7], rtol=1e-15)
     # A mean that has underflowed is known by its logarithm.
     np.testing.assert_allclose(half_deviance(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(-800.0), 1.0), 799.0)
+
+
+def test_exp():
+    for dtype, low, high in ((np.float64, -708.0, 709.78), (np.float32, -87.0, 88.7)):
+        rng = np.random.default_rng(0)
+        x = np.concatenate([rng.uniform(low, high, 500), rng.normal(size=500), [low, high, 0.0, 1e-300, -1e-9]])
+        want = reference(mp.exp, x.astype(dtype))
+        np.testing.assert_allclose(exp(jnp.asarray(x, dtype)), want, rtol=2 * np.finfo(dtype).eps)
+        ends = jnp.asarray([-jnp.inf, 1.1 * low, 1.1 * high, jnp.inf, jnp.nan], dtype)
+        np.testing.assert_array_equal(exp(ends), [0, 0, np.inf, np.inf, np.nan])
+    x = jnp.asarray([-3.0, 0.3])
+    for order in (jax.grad(exp), jax.grad(jax.grad(exp)), jax.jacfwd(exp)):
+        np.testing.assert_allclose(jax.vmap(order)(x), np.exp(x), rtol=1e-15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,11 +18,14 @@ from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
 from jaxirls.trees import pytree, varying
 
-# Lanes that run side by side: a few vectors for every operation; or one ``VECTOR``, in bytes, where a row of X has more
-# than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache.
-WIDTH = 64
+# Bytes of the processor's SIMD registers, as far as NumPy knows them.
+_FEATURES = getattr(sys.modules.get("numpy._core._multiarray_umath"), "__cpu_features__", {})
+REGISTER = 64 if _FEATURES.get("AVX512F") else 32
+# Lanes that run side by side: of doubles eight registers for every operation; or one ``VECTOR``, in bytes, where a row
+# of X of them all has more than ``LANES_ROW``, because the running sums would leave the caches that are near.
+WIDTH = REGISTER
 VECTOR = 64
-NARROW_ROW = 96
+LANES_ROW = 6 * 2**10
 # Of many lanes, bytes of one lane and column that a turn reads: more would not stay in cache beside the sums.
 COLUMN = 16
 # Beyond ``NARROW`` columns a sum for every row of the Gram matrix would take long to compile: rows make a few strips,
@@ -35,7 +39,7 @@ MOST_UNROLLED = 24
 def width(p: int, dtype: jnp.dtype) -> int:
     """How many lanes to run side by side."""
     size = jnp.dtype(dtype).itemsize
-    return WIDTH if p * size <= NARROW_ROW else VECTOR // size
+    return WIDTH if WIDTH * p * size <= LANES_ROW else VECTOR // size
 
 
 @pytree

@@ -42,7 +42,7 @@ LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
 # On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
 LANES_TILE = 16
-SHARED_TILE = 64
+SHARED_TILE = WIDTH
 # By row is faster than matrix products up to more columns, and beyond them too long to compile. A dataset of more
 # elements is spread over lanes, so that one dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS``, and where
 # there is but one vector of lanes, it has them all to itself.

@@ -17,7 +17,7 @@ from jax.scipy.special import betainc
 
 from jaxirls.families.base import Family, Working, cast, lattice, poisson_counts, times
 from jaxirls.links import Link, Log, Logit
-from jaxirls.special import half_deviance, log, log1p_small, log_factorial_excess, log_reflection
+from jaxirls.special import exp, half_deviance, log, log1p_small, log_factorial_excess, log_reflection
 from jaxirls.trees import pytree, varying
 
 __all__ = ["Binomial", "NegativeBinomial"]
@@ -65,7 +65,9 @@ class Binomial(Family):
         loss = -times(y, log_mu) - times(failures, log_rest)
         if excess is not None and self.trials is not None:
             loss, excess = loss + m * log1p_small(excess), None
-        return Working(y * up + failures * down, -m * up * down, loss, excess)
+        # Of the canonical link the slope of the mean is the variance.
+        weight = m * self.link.inverse_deriv(eta) if self.is_canonical else -m * up * down
+        return Working(y * up + failures * down, weight, loss, excess)
 
     def variance(self, mu: Array) -> Array:
         return mu * (1 - mu)
@@ -80,7 +82,7 @@ class Binomial(Family):
         def counts(eta: Array, y: Array) -> Array:
             log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
             successes = half_deviance(y, m * self.link.inverse(eta), log_m + log_mu, 1.0)
-            return 2 * (successes + half_deviance(m - y, m * jnp.exp(log_rest), log_m + log_rest, 1.0))
+            return 2 * (successes + half_deviance(m - y, m * exp(log_rest), log_m + log_rest, 1.0))
 
         if self.trials is not None:
             return counts(eta, y)
@@ -113,7 +115,7 @@ class Binomial(Family):
 
     def response_residual(self, eta: Array, y: Array) -> Array:
         # y - mμ = y(1-μ) - (m-y)μ, which neither tail loses.
-        return y * jnp.exp(self.link.log_complement(eta)) - (self._m(eta) - y) * self.link.inverse(eta)
+        return y * exp(self.link.log_complement(eta)) - (self._m(eta) - y) * self.link.inverse(eta)
 
     def pearson_residual(self, eta: Array, y: Array) -> Array:
         # (y-mμ)/√(mμ(1-μ)) from the odds, which neither tail loses.
@@ -127,9 +129,9 @@ class Binomial(Family):
         log_mu, log_rest = self.link.log_inverse(eta), self.link.log_complement(eta)
         lower = log_mu < log_rest
         # The incomplete beta function of the smaller of μ and 1-μ.
-        share, mu = jnp.where(lower, y, m - y) / m, jnp.exp(jnp.minimum(log_mu, log_rest))
+        share, mu = jnp.where(lower, y, m - y) / m, exp(jnp.minimum(log_mu, log_rest))
         difference = _cox_snell(share) - _cox_snell(mu)
-        return jnp.where(lower, 1.0, -1.0) * jnp.sqrt(m) * difference * jnp.exp(-(log_mu + log_rest) / 6)
+        return jnp.where(lower, 1.0, -1.0) * jnp.sqrt(m) * difference * exp(-(log_mu + log_rest) / 6)
 
     def cdf(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
         inner, successes, failures = self._tails(y, mu, scale)

@@ -19,6 +19,7 @@ from jaxirls.links import Identity, InversePower, InverseSquared, Link, Log, Pro
 from jaxirls.special import (
     LOG_2PI,
     box_cox,
+    exp,
     half_deviance,
     log,
     log_factorial_excess,
@@ -206,7 +207,7 @@ class InverseGaussian(PowerVariance):
         positive, shape = y > 0, cast(1 / scale, mu)
         y = jnp.where(positive, y, 1.0)
         z = jnp.sqrt(shape / y)
-        reflected = jnp.exp(2 * shape / mu + Probit().log_inverse(-z * (y / mu + 1)))
+        reflected = exp(2 * shape / mu + Probit().log_inverse(-z * (y / mu + 1)))
         return jnp.where(positive, ndtr(z * (y / mu - 1)) + reflected, 0.0)
 
     def survival(self, y: Array, mu: Array, scale: Array | float = 1.0) -> Array:
@@ -215,7 +216,7 @@ class InverseGaussian(PowerVariance):
         y = jnp.where(positive, y, 1.0)
         z = jnp.sqrt(shape / y)
         a, b = z * (y / mu - 1), z * (y / mu + 1)
-        density = jnp.exp(-0.5 * (jnp.square(a) + LOG_2PI))
+        density = exp(-0.5 * (jnp.square(a) + LOG_2PI))
         above = density * (mills_ratio(jnp.maximum(a, 0.0)) - mills_ratio(b))
         return jnp.where(positive, jnp.where(a > 0, above, 1 - self.cdf(y, mu, scale)), 1.0)
 
