@@ -22,10 +22,12 @@ from jaxirls.trees import pytree, varying
 _FEATURES = getattr(sys.modules.get("numpy._core._multiarray_umath"), "__cpu_features__", {})
 REGISTER = 64 if _FEATURES.get("AVX512F") else 32
 # Lanes that run side by side: of doubles eight registers for every operation; or one ``VECTOR``, in bytes, where a row
-# of X of them all has more than ``LANES_ROW``, because the running sums would leave the caches that are near.
+# of X has more than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache. Where X
+# has ``FEW`` elements, and stays in the second, that costs less than narrow tiles do, up to a ``SHORT_ROW``.
 WIDTH = REGISTER
 VECTOR = 64
-LANES_ROW = 6 * 2**10
+NARROW_ROW, SHORT_ROW = 96, 6 * 2**10 // WIDTH
+FEW = 2**13
 # Of many lanes, bytes of one lane and column that a turn reads: more would not stay in cache beside the sums.
 COLUMN = 16
 # Beyond ``NARROW`` columns a sum for every row of the Gram matrix would take long to compile: rows make a few strips,
@@ -36,10 +38,10 @@ STRIPS, STRIP = 3, 4
 MOST_UNROLLED = 24
 
 
-def width(p: int, dtype: jnp.dtype) -> int:
+def width(n: int, p: int, dtype: jnp.dtype) -> int:
     """How many lanes to run side by side."""
     size = jnp.dtype(dtype).itemsize
-    return WIDTH if WIDTH * p * size <= LANES_ROW else VECTOR // size
+    return WIDTH if p * size <= (SHORT_ROW if n * p <= FEW else NARROW_ROW) else VECTOR // size
 
 
 @pytree
@@ -158,7 +160,7 @@ class Folded(Design):
     @classmethod
     def of(cls, x: Array, count: int) -> Design:
         n, p, _ = x.shape
-        fold = max(1, min(width(p, x.dtype) // count, n))
+        fold = max(1, min(width(n, p, x.dtype) // count, n))
         turns = n // fold
         x = repeated(x, count)
 

@@ -206,7 +206,7 @@ def _plan_cpu(batch: Batch) -> Plan:
         return Plan(Folded, 1, 1, STRIP)
     if shared:
         return Plan(SharedByRow, SHARED_TILE, SHARED_TILE, STRIP)
-    lanes = width(p, batch.x.dtype)
+    lanes = width(n, p, batch.x.dtype)
     if n * p <= ROWS_ELEMENTS:
         return Plan(LanesByRow, lanes, lanes, STRIP)
     tile = FOLDED_TILE if lanes == WIDTH else 1
