@@ -70,8 +70,7 @@ def is_open(family: Any) -> bool:
 
 def fit_with_alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array, Array]:
     """The fits, α and the standard error of α, which takes the coefficients as known, as MASS does for θ = 1/α."""
-    alpha, code, passes = _alpha(solve, config, data)
-    outcome = solve(config, _at(data, alpha))
+    outcome, alpha, code, passes = _joint(solve, config, data)
     solution = outcome.solution
     fitted = (solution.status == Status.CONVERGED) & (code == Status.CONVERGED)
     profile = _profile(outcome, alpha, data, fitted)
@@ -83,7 +82,7 @@ def fit_with_alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome
     known = fitted | ((code == Status.BOUNDARY) & (solution.status == Status.CONVERGED))
     status = status.astype(jnp.int32)
     outcome = Outcome(
-        solution._replace(status=status, n_iter=solution.n_iter + passes),
+        solution._replace(status=status, n_iter=passes),
         outcome.penalized,
         jnp.where(outcome.penalized, outcome.unpenalized_status, status),
     )
@@ -91,45 +90,45 @@ def fit_with_alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Array, Array, Array]:
-    """α̂, how the search ended and the passes it took."""
+def _joint(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array, Array, Array]:
+    """The fits at α̂, α̂, how the search for it ended and the passes it took, those fits included."""
     lead = batch_shape(data)
     zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
-    state = varying(State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING), data)
+    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING)
 
-    def turn(state: State) -> State:
-        outcome = solve(config, _at(data, state.alpha))
+    def turn(state: State) -> tuple[State, Outcome, Array]:
+        """The search one turn on, the fits before it, and whether it goes on: the last turn leaves the fits at α̂."""
+        outcome = varying(solve(config, _at(data, state.alpha)), data)
         alpha = jnp.where(state.alpha == 0, 1.0, state.alpha)
         profile = _profile(outcome, alpha, data, outcome.solution.status == Status.CONVERGED)
-        return _advance(config, state, outcome, profile, data)
-
-    def running(state: State) -> Array:
-        return jnp.any(state.code == RUNNING)
+        return _advance(config, state, outcome, profile, data), outcome, jnp.any(state.code == RUNNING)
 
     if is_concrete(data):
-        while running(state):
-            state = turn(state)
+        searching: Array | bool = True
+        while searching:
+            state, outcome, searching = turn(state)
     else:
-        state = lax.while_loop(running, turn, state)
-    return state.alpha, state.code, state.passes
+        _, none, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(turn, state))
+        start = varying((state, none, jnp.array(True)), data)
+        state, outcome, _ = lax.while_loop(lambda carry: carry[2], lambda carry: turn(carry[0]), start)
+    return outcome, state.alpha, state.code, state.passes + outcome.solution.n_iter
 
 
-@_alpha.defjvp
-def _alpha_jvp(
-    solve: Solve, config: Algorithm, primals: tuple[Data], moved: tuple[Data]
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+@_joint.defjvp
+def _joint_jvp(solve: Solve, config: Algorithm, primals: tuple[Data], moved: tuple[Data]) -> tuple[Any, Any]:
     (data,) = primals
-    alpha, code, passes = _alpha(solve, config, data)
+    _, alpha, code, passes = _joint(solve, config, data)
     found = code == Status.CONVERGED
 
-    def slope_at(alpha: Array, data: Data) -> Array:
-        outcome = solve(config, _at(data, alpha))
-        return _profile(outcome, jnp.where(found, alpha, 1.0), data, found).slope
+    def at(alpha: Array, data: Data) -> tuple[Outcome, Array]:
+        outcome = varying(solve(config, _at(data, alpha)), data)
+        return outcome, _profile(outcome, jnp.where(found, alpha, 1.0), data, found).slope
 
-    push = jax.linearize(slope_at, alpha, data)[1]
-    fall = push(jnp.ones_like(alpha), jax.tree.map(jnp.zeros_like, data))
-    change = jnp.where(found, -push(jnp.zeros_like(alpha), *moved) / jnp.where(found, fall, 1.0), 0.0)
-    return (alpha, code, passes), (change, no_tangent(code), no_tangent(passes))
+    (outcome, _), push = jax.linearize(at, alpha, data)
+    fall = push(jnp.ones_like(alpha), jax.tree.map(jnp.zeros_like, data))[1]
+    rise = push(jnp.zeros_like(alpha), *moved)[1]
+    change = jnp.where(found, -rise / jnp.where(found, fall, 1.0), 0.0)
+    return (outcome, alpha, code, passes), (push(change, *moved)[0], change, no_tangent(code), no_tangent(passes))
 
 
 @partial(jax.jit, static_argnums=0)
