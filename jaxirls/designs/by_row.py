@@ -18,13 +18,12 @@ from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
 from jaxirls.trees import pytree, varying
 
-# Bytes of the processor's SIMD registers, as far as NumPy knows them.
+# Lanes that run side by side: of doubles eight of the processor's SIMD registers for every operation, as far as NumPy
+# knows these; or one ``VECTOR``, in bytes, where a row of X has more than ``NARROW_ROW``, because the running sums of
+# more lanes would leave the first-level cache. Where X has ``FEW`` elements, and stays in the second, that costs less
+# than narrow tiles do, up to a ``SHORT_ROW``.
 _FEATURES = getattr(sys.modules.get("numpy._core._multiarray_umath"), "__cpu_features__", {})
-REGISTER = 64 if _FEATURES.get("AVX512F") else 32
-# Lanes that run side by side: of doubles eight registers for every operation; or one ``VECTOR``, in bytes, where a row
-# of X has more than ``NARROW_ROW``, because the running sums of more lanes would leave the first-level cache. Where X
-# has ``FEW`` elements, and stays in the second, that costs less than narrow tiles do, up to a ``SHORT_ROW``.
-WIDTH = REGISTER
+WIDTH = 64 if _FEATURES.get("AVX512F") else 32
 VECTOR = 64
 NARROW_ROW, SHORT_ROW = 96, 6 * 2**10 // WIDTH
 FEW = 2**13

@@ -44,8 +44,8 @@ LANES_ELEMENTS = 2**17
 LANES_TILE = 16
 SHARED_TILE = WIDTH
 # By row is faster than matrix products up to more columns, and beyond them too long to compile. A dataset of more
-# elements is spread over lanes, so that one dataset alone is not fitted 64 times; beyond ``LANES_ELEMENTS``, and where
-# there is but one vector of lanes, it has them all to itself.
+# elements is spread over lanes, so that one dataset alone is not fitted ``WIDTH`` times; beyond ``LANES_ELEMENTS``, and
+# where there is but one vector of lanes, it has them all to itself.
 ROWS_COLUMNS = 24
 ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
