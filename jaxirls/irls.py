@@ -66,16 +66,16 @@ EARLY_PASSES, FAR = 5, 0.2
 NEAR = 0.5
 
 
-def begin(problem: Problem, config: IRLS) -> State:
-    """Where the first passes lead."""
+def begin(problem: Problem, config: IRLS) -> tuple[State, Equations]:
+    """Where the first passes lead, and the last pass there."""
     problem = problem if problem.start is None else problem.checked
     return in_one_kernel(partial(first_passes, config), problem)
 
 
-def begun(problem: Problem, state: State, config: IRLS) -> tuple[State, Solution, Array]:
+def begun(problem: Problem, begin: tuple[State, Equations], config: IRLS) -> tuple[State, Solution, Array]:
     """The statistics there, where to go on from, and which lanes are still open, without a proof."""
+    state, equations = begin
     found = evident(problem, state)
-    equations = _last_pass(problem, state.beta)
     solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)
     # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
@@ -91,9 +91,10 @@ def begun(problem: Problem, state: State, config: IRLS) -> tuple[State, Solution
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
 
-def first_passes(config: IRLS, problem: Problem) -> State:
-    """Start, and as many passes as most lanes need."""
-    return run_early(problem, start(problem), config, partial(first_limit, problem, config))
+def first_passes(config: IRLS, problem: Problem) -> tuple[State, Equations]:
+    """Start, as many passes as most lanes need, and the last, in one kernel: it has the data at hand."""
+    state = run_early(problem, start(problem), config, partial(first_limit, problem, config))
+    return state, last_pass(problem, state.beta, by_cholesky)
 
 
 def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:

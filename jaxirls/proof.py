@@ -170,7 +170,8 @@ def _saturated(problem: Problem, scale: Array, plain: Array | None) -> Array:
         return term if present is None else jnp.where(present > 0, term, 0.0)
 
     def summed() -> Array:
-        return problem.design.total((problem.rows, scale[None]), row, scale.shape[0])
+        # The barrier keeps XLA from moving the sum out of the branch.
+        return lax.optimization_barrier(problem.design.total((problem.rows, scale[None]), row, scale.shape[0]))
 
     return summed() if plain is None else lax.cond(plain.all(), lambda: jnp.zeros_like(scale), summed)
 
@@ -212,13 +213,13 @@ def evident(problem: Problem, state: State) -> Existence:
     That is looked for in β some steps ahead and, where a few columns alone separate the data, in the largest parts of
     the next step.
     """
-    cones, nothing = _cones(problem), varying(unknown(problem), problem)
-    if cones is None or problem.penalty is not None:
+    nothing = varying(unknown(problem), problem)
+    if _cones(problem) is None or problem.penalty is not None:
         return nothing
     away = (state.n_iter > 0) & ((state.code == RUNNING) | (state.code == ILL_CONDITIONED))
 
     def ahead() -> Existence:
-        X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, cones, ABSENT)
+        X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, _cones(problem), ABSENT)
         part = jnp.abs(state.step) * folded(jnp.maximum, lambda i: jnp.abs(X[i]), X.shape[0])
         largest = jnp.where(part > part.max(0, keepdims=True) / 2, state.step, 0.0)
         later = state.beta + STEPS_AHEAD * state.step

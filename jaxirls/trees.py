@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its fields.
+    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its fields, but for those marked ``static``.
+
+    A static field, ``field(metadata={"static": True})``, is part of the tree's structure.
 
     JAX rebuilds such an object without ``__init__``, so that a check there meets the user's values only, never the
     tracers, axis numbers or placeholders that a transformation puts in a leaf's place.
@@ -25,15 +27,17 @@ def pytree(cls: type[T]) -> type[T]:
     (JAX 0.10 to 0.12), and a compiled program of the one may then serve the other.
     """
     made: Any = dataclass(frozen=True)(cls)
-    names = tuple(field.name for field in fields(made))
+    static = tuple(field.name for field in fields(made) if field.metadata.get("static"))
+    names = tuple(field.name for field in fields(made) if field.name not in static)
 
-    def flatten_with_keys(instance: Any) -> tuple[list, None]:
-        return [(jax.tree_util.GetAttrKey(name), getattr(instance, name)) for name in names], None
+    def flatten_with_keys(instance: Any) -> tuple[list, tuple]:
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(instance, name)) for name in names]
+        return leaves, tuple(getattr(instance, name) for name in static)
 
-    def unflatten(_: None, children: Iterable[Any]) -> Any:
+    def unflatten(known: tuple, children: Iterable[Any]) -> Any:
         instance = object.__new__(made)
-        for name, child in zip(names, children, strict=True):
-            object.__setattr__(instance, name, child)
+        for name, value in zip((*names, *static), (*children, *known), strict=True):
+            object.__setattr__(instance, name, value)
         return instance
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten)

@@ -179,7 +179,7 @@ def test_the_kernel_makes_the_passes_of_the_loop(dtype):
 
     def passes(design, *data):
         laid = problem(design, ji.Poisson(), *data)
-        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)
+        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)[0]
 
     loop = jax.jit(partial(passes, LanesByBlock))(*data)
     with mosaic_gpu.force_gpu_interpret_mode():
@@ -275,7 +275,7 @@ def test_the_kernel_lowers_for_cuda(family, kernels):
 
     def passes(X, y):
         laid = problem(InOneKernel, family, X, y, penalty=ji.Ridge(jnp.ones((1, 2), X.dtype)))
-        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)
+        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)[0]
 
     assert lowered(passes, X, y).count("@mosaic_gpu") == kernels
 

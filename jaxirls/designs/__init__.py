@@ -12,12 +12,13 @@ same for every row) or ``(1, 1)``.
 """
 
 from jaxirls.designs.base import Design, Kernel, Sums, Terms
-from jaxirls.designs.by_block import InOneKernel, LanesByBlock, Streamed
+from jaxirls.designs.by_block import SHARES, InOneKernel, LanesByBlock, Streamed
 from jaxirls.designs.by_row import WIDTH, Folded, LanesByRow, SharedByRow, width
 from jaxirls.designs.lanes import Lanes
 from jaxirls.designs.matrices import Dense, Shared
 
 __all__ = [
+    "SHARES",
     "WIDTH",
     "Dense",
     "Design",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, repeated
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, present, repeated
 from jaxirls.designs.lanes import Lanes, combine, symmetric
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
@@ -19,6 +20,7 @@ STRAIGHT = 8
 # Bytes of X that a kernel reads a turn, at most, and of each column: enough to wait for memory together, and so few
 # that the sums stay in registers.
 TURN, COLUMN = 160, 16
+SHARES = "shares"  # the axis over which a kernel shares out the rows of a dataset
 
 
 @pytree
@@ -31,40 +33,7 @@ class LanesByBlock(Lanes):
         return 8
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        n, p, lanes = self.n, self.p, beta.shape[1]
-
-        def row(i: Array) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
-            """What row i adds to the sums, its minima, and its excess."""
-
-            x = _row(self.x, i)
-            terms = kernel(combine(x, beta), jax.tree.map(lambda leaf: _row(leaf, i), rows))
-            columns = [x[:, j] for j in range(p)]
-            weighted = [terms.weight * column for column in columns]
-            sums = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
-            sums += [terms.residual * column for column in columns]
-            return (*sums, *terms.sums), terms.minima, terms.excess
-
-        def turn(i: Array | int, carry: _Block, size: int = self.block) -> _Block:
-            product = None
-            for k in range(size):
-                sums, minima, excess = row(jnp.int32(i * self.block + k))
-                carry = _Block(
-                    tuple(map(jnp.add, carry.sums, sums)), tuple(map(jnp.minimum, carry.minima, minima)), carry.log
-                )
-                if excess is not None:
-                    product = 1 + excess if product is None else product * (1 + excess)
-            return carry if product is None else carry._replace(log=carry.log + jnp.log(product))
-
-        zero = jnp.zeros((1, lanes), self.x.dtype)
-        sums, minima, _ = jax.eval_shape(row, jnp.int32(0))
-        carry = _Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero)
-        whole, rest = divmod(n, self.block)
-        carry = lax.fori_loop(jnp.int32(0), jnp.int32(whole), turn, varying(carry, self.x, rows, beta))
-        carry = jax.tree.map(lambda leaf: leaf[0], turn(whole, carry, rest))
-        totals = iter(carry.sums)
-        gram = symmetric([[next(totals) for _ in range(j + 1)] for j in range(p)])
-        score = jnp.stack([next(totals) for _ in range(p)])
-        return Sums(gram, score, tuple(totals), carry.minima, carry.log)
+        return _sums(self.p, _added(_nothing(self.x, beta, rows, kernel), self.x, beta, rows, kernel, self.block))
 
 
 @pytree
@@ -86,18 +55,58 @@ class InOneKernel(LanesByBlock):
 
 @pytree
 class Streamed(LanesByBlock):
-    """The same inside a kernel, which holds no column of rows at once."""
+    """The same inside a kernel, which holds no column of rows at once: ``x (m, p, T)`` is one of f shares of the rows.
+
+    A dataset has a lane in every share, on the axis ``SHARES``. Row i of share a is the dataset's row i f + a; but the
+    last rows of all shares are the dataset's last f, some of which are then among the rows before.
+    """
+
+    count: int = field(metadata={"static": True})  # n
+    kept: int = field(metadata={"static": True})  # rows, the first, that the kernel has at hand
+
+    @property
+    def n(self) -> int:
+        return self.count
 
     @property
     def block(self) -> int:
         size = self.x.dtype.itemsize
         return max(1, min(COLUMN // size, TURN // (self.p * size)))
 
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        def add(i: Array, total: Array) -> Array:
-            return total + term(jax.tree.map(lambda leaf: _row(leaf, i), rows))
+    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+        found = _nothing(self.x, beta, rows, kernel)
+        for part, is_new in self._parts():
+            x, own = _cut((self.x, rows), part)
+            if is_new is None:
+                found = _added(found, x, beta, own, kernel, self.block)
+            else:
+                found = _added(found, x, beta, (own, is_new), present(kernel), self.block)
+        found = _Block(lax.psum(found.sums, SHARES), lax.pmin(found.minima, SHARES), lax.psum(found.log, SHARES))
+        return _sums(self.p, found)
 
-        return lax.fori_loop(jnp.int32(0), jnp.int32(self.n), add, jnp.zeros((1, count), self.x.dtype))[0]
+    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+        found = jnp.zeros((1, count), self.x.dtype)
+        for part, is_new in self._parts():
+
+            def add(i: Array, found: Array, own: Rows = _cut(rows, part), is_new: Array | None = is_new) -> Array:
+                value = term(_rows(own, i))
+                return found + (value if is_new is None else jnp.where(is_new, value, 0.0))
+
+            found = lax.fori_loop(jnp.int32(0), jnp.int32(part.stop - part.start), add, found)
+        return lax.psum(found, SHARES)[0]
+
+    def _parts(self) -> Iterator[tuple[slice, Array | None]]:
+        """The rows that are kept, the others, and the last if it is not new in all shares; and where it is, (1, 1)."""
+        rows = self.x.shape[0]
+        twice = rows * lax.axis_size(SHARES) - self.n
+        whole = rows - (twice > 0)
+        kept = min(self.kept, whole)
+        if kept:
+            yield slice(0, kept), None
+        if kept < whole:
+            yield slice(kept, whole), None
+        if twice:
+            yield slice(whole, rows), (lax.axis_index(SHARES) >= twice)[None, None]
 
 
 class _Block(NamedTuple):
@@ -108,6 +117,63 @@ class _Block(NamedTuple):
     log: Array
 
 
-def _row(leaf: Array, i: Array) -> Array:
+def _row_terms(
+    x: Array, beta: Array, rows: Rows, kernel: Kernel
+) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
+    """What a row, ``x (1, p, T)``, adds to the sums, its minima, and its excess."""
+    terms = kernel(combine(x, beta), rows)
+    columns = [x[:, j] for j in range(x.shape[1])]
+    weighted = [terms.weight * column for column in columns]
+    sums = [weighted[j] * columns[k] for j in range(len(columns)) for k in range(j + 1)]
+    sums += [terms.residual * column for column in columns]
+    return (*sums, *terms.sums), terms.minima, terms.excess
+
+
+def _nothing(x: Array, beta: Array, rows: Rows, kernel: Kernel) -> _Block:
+    """The sums of no rows."""
+    zero = jnp.zeros((1, beta.shape[1]), x.dtype)
+    sums, minima, _ = jax.eval_shape(lambda: _row_terms(_row(x, 0), beta, _rows(rows, 0), kernel))
+    return varying(_Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero), x, rows, beta)
+
+
+def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, block: int) -> _Block:
+    """The sums with those of more rows, a ``block`` a turn."""
+
+    def turn(i: Array | int, found: _Block, size: int = block) -> _Block:
+        product = None
+        for k in range(size):
+            at = i * block + k
+            sums, minima, excess = _row_terms(_row(x, at), beta, _rows(rows, at), kernel)
+            found = _Block(
+                tuple(map(jnp.add, found.sums, sums)), tuple(map(jnp.minimum, found.minima, minima)), found.log
+            )
+            if excess is not None:
+                product = 1 + excess if product is None else product * (1 + excess)
+        return found if product is None else found._replace(log=found.log + jnp.log(product))
+
+    whole, rest = divmod(x.shape[0], block)
+    return turn(whole, lax.fori_loop(jnp.int32(0), jnp.int32(whole), turn, found), rest)
+
+
+def _sums(p: int, found: _Block) -> Sums:
+    found = jax.tree.map(lambda leaf: leaf[0], found)
+    totals = iter(found.sums)
+    gram = symmetric([[next(totals) for _ in range(j + 1)] for j in range(p)])
+    score = jnp.stack([next(totals) for _ in range(p)])
+    return Sums(gram, score, tuple(totals), found.minima, found.log)
+
+
+def _cut(tree: Any, part: slice) -> Any:
+    """Some rows of row data; what is the same for every row stays."""
+    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[part], tree)
+
+
+def _rows(tree: Any, i: Array | int) -> Any:
+    return jax.tree.map(lambda leaf: _row(leaf, i), tree)
+
+
+def _row(leaf: Array, i: Array | int) -> Array:
     """Row i of row data, (1, T); what is the same for every row stays."""
-    return leaf if leaf.shape[0] == 1 else lax.dynamic_slice_in_dim(leaf, i, 1, allow_negative_indices=False)
+    if leaf.shape[0] == 1:
+        return leaf
+    return lax.dynamic_slice_in_dim(leaf, jnp.int32(i), 1, allow_negative_indices=False)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, repeated, some_rows, square, through
+from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, present, repeated, some_rows, square, through
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
@@ -216,7 +216,7 @@ class Folded(Design):
             x = jnp.pad(self.rest, ((0, self._fold - left), (0, 0), (0, 0))).swapaxes(0, 1).reshape(1, self.p, -1)
             present = jnp.repeat(jnp.arange(self._fold) < left, beta.shape[1])[None]
             own = jax.tree.map(self._last, rows), present
-            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, _present(kernel)))
+            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, present(kernel)))
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
     def whitened(self, factor: Factor) -> Design:
@@ -268,18 +268,6 @@ def _through_by_row(factor: Factor, x: Array) -> Array:
 
     empty = varying(jnp.zeros((x.shape[0], *factor.scaling.shape), x.dtype), factor, x)
     return lax.fori_loop(jnp.int32(0), jnp.int32(x.shape[0]), fill, empty)
-
-
-def _present(kernel: Kernel) -> Kernel:
-    """The kernel for pairs of row data and of whether a row is there: one that is not adds nothing."""
-
-    def masked(eta: Array, rows: tuple[Rows, Array]) -> Terms:
-        own, present = rows
-        terms = kernel(eta, own)
-        kept = jax.tree.map(lambda term: jnp.where(present, term, 0.0), terms._replace(minima=()))
-        return kept._replace(minima=tuple(jnp.where(present, term, jnp.inf) for term in terms.minima))
-
-    return masked
 
 
 class _Running(NamedTuple):

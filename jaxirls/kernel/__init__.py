@@ -5,10 +5,12 @@ Other designs, and programs that a kernel cannot run, are run as they stand. Pal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 
 from jaxirls.designs import InOneKernel, Streamed
 from jaxirls.folds import straight_line
@@ -20,7 +22,11 @@ __all__ = ["GROUP", "in_one_kernel"]
 T = TypeVar("T")
 
 COLUMNS = 24  # of X, at most, for which every entry of a matrix is a register
-GROUP = 128  # lanes of a block: the threads that Pallas' Mosaic backend works with
+GROUP = 128  # threads of a block, with which Pallas' Mosaic backend works
+# Bytes of its rows that a thread can keep on the chip, if three blocks share the 228 KB that a processor of an H100 has;
+# how many times as many rows may be left to it; and the most threads, and columns, for which several threads to a
+# dataset measure faster than one. In float64 the equations, which every thread solves, weigh too much.
+ROOM, SPARE, MOST_SHARES, SHARED_COLUMNS = 576, 1.25, 8, 6
 
 
 def in_one_kernel(program: Callable[..., T], problem: Problem, *lanes: Any) -> T:
@@ -30,15 +36,34 @@ def in_one_kernel(program: Callable[..., T], problem: Problem, *lanes: Any) -> T
         return program(problem, *lanes)
     from jaxirls.kernel.launch import launch
 
-    leaves, structure = jax.tree.flatten((problem._replace(design=Streamed(problem.design.x)), *lanes))
-    of_rows = len(jax.tree.leaves((problem.design, problem.rows)))  # the first of a problem
-    stored = [k < of_rows and leaf.shape[0] > 1 for k, leaf in enumerate(leaves)]
+    design = problem.design
+    of_rows = jax.tree.leaves((design, problem.rows))  # the first of a problem
+    stored = [leaf.shape[0] > 1 for leaf in of_rows]
+    own = [leaf for leaf, stays in zip(of_rows, stored, strict=True) if stays and leaf.shape[-1] > 1]
+    count, kept = shares(design.n, own) if design.x.shape[-1] > 1 else (1, 0)
+    leaves, structure = jax.tree.flatten((problem._replace(design=Streamed(design.x, design.n, kept)), *lanes))
+    stored += [False] * (len(leaves) - len(stored))
 
     def unflattened(leaves: list[Any]) -> T:
         with straight_line(COLUMNS):
             return program(*jax.tree.unflatten(structure, leaves))
 
     try:
-        return launch(unflattened, leaves, stored, problem.lanes, GROUP)
+        return launch(unflattened, leaves, stored, problem.lanes, GROUP, count, kept)
     except UnsupportedError:
         return program(problem, *lanes)
+
+
+def shares(n: int, rows: Sequence[Array]) -> tuple[int, int]:
+    """How many threads share the rows of a dataset, X among them, and how many rows each keeps on the chip.
+
+    One thread reads all rows again from memory in every pass. Several keep theirs, but each solves the equations.
+    """
+    p, dtype = rows[0].shape[1], rows[0].dtype
+    room = ROOM // sum(leaf.size // (n * leaf.shape[-1]) * leaf.dtype.itemsize for leaf in rows)
+    count = 1
+    while count * SPARE * room < n:
+        count *= 2
+    if count == 1 or count > MOST_SHARES or p > SHARED_COLUMNS or dtype != jnp.float32:
+        return 1, 0
+    return count, min(room, n // count)

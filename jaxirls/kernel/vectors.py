@@ -1,19 +1,20 @@
 r"""A program over lanes with every row of every array a vector of its own.
 
 The loop is written for arrays whose last axis are the lanes, ``(p, p, T)`` and ``(p, T)``. A kernel has no such arrays:
-it has vectors of T lanes, one element a thread, in registers. ``evaluate`` runs a program of the first kind on values
-of the second. An array of shape ``(*lead, T)`` becomes a NumPy array of objects of shape ``(*lead, 1)``, each entry a
-vector ``(T,)`` or, where it is the same for every lane, a scalar. Elementwise operations act on the entries; operations
+it has vectors of one element a thread, in registers. ``evaluate`` runs a program of the first kind on values of the
+second. An array of shape ``(*lead, T)`` becomes a NumPy array of objects of shape ``(*lead, 1)``, each entry a
+vector or, where it is the same for every lane, a scalar. Elementwise operations act on the entries; operations
 that move entries about move objects and cost nothing; sums over leading axes are chains of additions.
 
-So the kernel computes what the program computes, with its formulas and in its order. Row data stay in memory
-(``Stored``) and are read a row at a time. What cannot be done so raises ``UnsupportedError``.
+So the kernel computes what the program computes, with its formulas and in its order, but nothing twice: an operation
+on values that it has had gives what it gave then, as every operation more takes time to compile. Row data stay in
+memory (``Stored``) and are read a row at a time. What cannot be done so raises ``UnsupportedError``.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 __all__ = ["Cells", "Lanes", "Stored", "UnsupportedError", "evaluate"]
 
-Value = Any  # a vector (T,), a traced scalar, or a NumPy scalar that is known now
+Value = Any  # a vector, a traced scalar, or a NumPy scalar that is known now
 Cells = np.ndarray  # of values
 
 
@@ -36,9 +38,19 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in memory; ``read`` gives the value at an index of its axes but the last."""
+    """An array in memory; ``read`` gives the value at an index of its axes but the last.
+
+    The ``kept`` first rows are at hand as well, by ``read_kept``.
+    """
 
     read: Callable[..., Value]
+    kept: int = 0
+    read_kept: Callable[..., Value] | None = None
+
+    def rows(self, start: int, stop: int) -> Stored:
+        """Some rows, from where they are at hand."""
+        read = self.read_kept if self.read_kept is not None and stop <= self.kept else self.read
+        return Stored(lambda i, *rest: read(i + start if start else i, *rest))
 
     def cells(self, first: Sequence[Value], sizes: tuple[int, ...]) -> Cells:
         """The cells from index ``first`` on."""
@@ -53,10 +65,12 @@ Operand = Cells | Stored
 
 @dataclass(frozen=True)
 class Lanes:
-    """The vectors of a kernel: T, and how a scalar becomes one."""
+    """The vectors of a kernel: T, how a scalar becomes one, and what a named axis of the program is to them."""
 
     count: int
     spread: Callable[[Value, Any], Array]  # of a scalar and a dtype
+    across: Callable[[Callable[..., Array], Array], Array]  # a reduction over the axis, and what every place has then
+    place: Callable[[], Value]  # on the axis
 
     def vector(self, value: Value, dtype: Any) -> Array:
         return value if np.shape(value) else self.spread(value, dtype)
@@ -64,7 +78,8 @@ class Lanes:
 
 def evaluate(program: core.ClosedJaxpr, lanes: Lanes, arguments: Sequence[Operand]) -> list[Cells]:
     """The results of a program traced with ``lanes.count`` lanes, the length of the last axis of no other array."""
-    return _Evaluation(lanes).run(program.jaxpr, program.consts, arguments)
+    used, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
+    return _Evaluation(lanes, [{}]).run(used, program.consts, arguments)
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class _Evaluation:
     """The rules, for the vectors of one kernel."""
 
     lanes: Lanes
+    had: list[dict[Hashable, tuple[Any, Any]]]  # results and operands of operations, for every loop that this is in
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Operand]) -> list[Any]:
         known = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
@@ -108,17 +124,26 @@ class _Evaluation:
             return self.unrolled(params, operands, equation)
         if name == "dynamic_slice" and isinstance(operands[0], Stored):
             return [operands[0].cells([index[()] for index in operands[1:]], params["slice_sizes"])]
+        if name == "slice" and isinstance(operands[0], Stored) and _is_of_rows(params, avals[0].shape):
+            some = operands[0].rows(params["start_indices"][0], params["limit_indices"][0])
+            (size, *entry), first = equation.outvars[0].aval.shape, [0] * avals[0].ndim
+            return [some.cells(first, (1, *entry)) if size == 1 else some]
         if any(isinstance(operand, Stored) for operand in operands):
             raise UnsupportedError(f"{name} of all rows at once")
         if name == "optimization_barrier":
             return operands
+        if name == "axis_index":
+            return [_each(lambda _: self.lanes.place(), np.empty((), object))]
+        if name in ACROSS:
+            return [self.joined(ACROSS[name], cells, aval) for cells, aval in zip(operands, avals, strict=True)]
         if name in FOLDS:
             return [self.fold(FOLDS[name], operands[0], avals[0], params["axes"])]
         bound = partial(equation.primitive.bind, **params)
         if name in ELEMENTWISE:
             dtypes = [aval.dtype for aval in avals]
             other = ELEMENTWISE[name]
-            function = partial(self.entry, bound if other is None else partial(other, **params), dtypes, name)
+            operation = name, *(str(params[key]) for key in sorted(params))
+            function = partial(self.entry, bound if other is None else partial(other, **params), dtypes, operation)
             shape = self.shape(equation.outvars[0].aval)
             return [_each(function, *(np.broadcast_to(operand, shape) for operand in operands))]
         if name in MOVES:
@@ -130,8 +155,9 @@ class _Evaluation:
                 return [self.constant(bound())]
         raise UnsupportedError(name)
 
-    def entry(self, function: Callable[..., Any], dtypes: list, name: str, *values: Value) -> Value:
+    def entry(self, function: Callable[..., Any], dtypes: list, operation: tuple[str, ...], *values: Value) -> Value:
         """One entry of an elementwise operation; now, if all that it takes is known now."""
+        name = operation[0]
         if name == "select_n" and isinstance(values[0], np.generic):
             return values[1 + int(values[0])]
         if all(isinstance(value, np.generic) for value in values):
@@ -140,21 +166,44 @@ class _Evaluation:
             with jax.ensure_compile_time_eval():
                 return np.asarray(function(*map(jnp.asarray, values)))[()]
         if any(np.shape(value) for value in values):
-            return function(*(self.lanes.vector(v, dtype) for v, dtype in zip(values, dtypes, strict=True)))
-        return function(*map(jnp.asarray, values, dtypes))
+            return self.once(function, operation, *map(self.vector, values, dtypes))
+        return self.once(function, operation, *map(jnp.asarray, values, dtypes))
+
+    def vector(self, value: Value, dtype: Any) -> Array:
+        if np.shape(value):
+            return value
+        return self.once(lambda value: self.lanes.vector(value, dtype), ("vector", str(dtype)), value)
+
+    def once(self, function: Callable[..., Any], operation: tuple[str, ...], *values: Value) -> Value:
+        """``function(*values)``, the operation's result for them, if it is not at hand."""
+        key = operation, *((v.dtype, v.tobytes()) if isinstance(v, np.generic) else id(v) for v in values)
+        for had in self.had:
+            if key in had:
+                return had[key][0]
+        result = function(*values)
+        self.had[-1][key] = result, values  # while these are kept no other has their identity
+        return result
+
+    def inside(self) -> _Evaluation:
+        """The same in a loop, outside of which nothing of it is at hand."""
+        return _Evaluation(self.lanes, [*self.had, {}])
 
     def fold(self, how: tuple[Callable, Callable | None], cells: Cells, aval: Any, axes: Sequence[int]) -> Cells:
         """A reduction: entry by entry over leading axes, and over the lanes where that can be."""
         pair, across = how
         over_lanes = self.is_laned(aval) and aval.ndim - 1 in axes
-        add = partial(self.entry, pair, [aval.dtype] * 2, "")
+        add = partial(self.entry, pair, [aval.dtype] * 2, (pair.__name__,))
         for axis in sorted(set(axes) - ({aval.ndim - 1} if over_lanes else set()), reverse=True):
             cells = functools.reduce(partial(_each, add), np.moveaxis(cells, axis, 0))
         if not over_lanes:
             return cells
         if across is None:
             raise UnsupportedError("a sum over lanes")
-        return _each(lambda value: across(self.lanes.vector(value, aval.dtype)), cells[..., 0])
+        return _each(lambda value: across(self.vector(value, aval.dtype)), cells[..., 0])
+
+    def joined(self, reduce: Callable[..., Array], cells: Cells, aval: Any) -> Cells:
+        """A reduction over the named axis, entry by entry."""
+        return _each(lambda value: self.lanes.across(reduce, self.vector(value, aval.dtype)), cells)
 
     def moved(self, move: Callable[..., Cells], operands: list[Cells], equation: Any) -> Cells:
         """An operation that moves entries. Where the last axis are the lanes, it stays whole and last."""
@@ -184,9 +233,9 @@ class _Evaluation:
         if any(isinstance(operand, Stored) for operand in start):
             raise UnsupportedError("row data carried by a loop")
 
-        def flat(arrays: Sequence[Cells]) -> list[Array]:
+        def flat(here: _Evaluation, arrays: Sequence[Cells]) -> list[Array]:
             return [
-                self.lanes.vector(entry, aval.dtype) if self.is_laned(aval) else jnp.asarray(entry, aval.dtype)
+                here.vector(entry, aval.dtype) if self.is_laned(aval) else jnp.asarray(entry, aval.dtype)
                 for cells, aval in zip(arrays, avals, strict=True)
                 for entry in cells.ravel()
             ]
@@ -197,13 +246,13 @@ class _Evaluation:
 
         def cond(entries: Sequence[Array]) -> Any:
             closed = params["cond_jaxpr"]
-            return self.run(closed.jaxpr, closed.consts, [*of_cond, *arrays(entries)])[0][()]
+            return self.inside().run(closed.jaxpr, closed.consts, [*of_cond, *arrays(entries)])[0][()]
 
         def body(entries: Sequence[Array]) -> Sequence[Array]:
-            closed = params["body_jaxpr"]
-            return flat(self.run(closed.jaxpr, closed.consts, [*of_body, *arrays(entries)]))
+            closed, here = params["body_jaxpr"], self.inside()
+            return flat(here, here.run(closed.jaxpr, closed.consts, [*of_body, *arrays(entries)]))
 
-        return arrays(lax.while_loop(cond, body, flat(start)))
+        return arrays(lax.while_loop(cond, body, flat(self, start)))
 
     def unrolled(self, params: dict[str, Any], operands: list[Any], equation: Any) -> list[Cells]:
         """A ``scan``, whose length is known, as straight-line code."""
@@ -227,6 +276,12 @@ def _each(function: Callable[..., Any], *arrays: np.ndarray) -> Cells:
     for at in np.ndindex(out.shape):
         out[at] = function(*(array[at] for array in arrays))
     return out
+
+
+def _is_of_rows(params: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether a slice is one of whole rows."""
+    whole = not any(params["start_indices"][1:]) and tuple(params["limit_indices"][1:]) == shape[1:]
+    return whole and params["strides"] is None
 
 
 def _known(cells: Cells) -> np.ndarray:
@@ -297,7 +352,8 @@ def _select_n(which: Array, *cases: Array) -> Array:
 
 
 def _any(x: Array) -> Array:
-    return jnp.max(jnp.where(x, 1.0, 0.0).astype(jnp.float32)) > 0
+    found = jnp.where(x, 1.0, 0.0).astype(jnp.float32)
+    return functools.reduce(lambda some, _: jnp.max(some, 0), x.shape, found) > 0
 
 
 def _words(*lines: str) -> list[str]:
@@ -336,6 +392,8 @@ FOLDS: dict[str, tuple[Callable, Callable | None]] = {
     "reduce_and": (lax.bitwise_and, None),
     "reduce_or": (lax.bitwise_or, _any),
 }
+# Reductions over the named axis.
+ACROSS: dict[str, Callable[..., Array]] = {"psum": jnp.sum, "pmin": jnp.min}
 # Those that move entries, of parameters, the shape of the result, and cells.
 MOVES: dict[str, Callable[..., Cells]] = {
     "broadcast_in_dim": _broadcast,
