@@ -6,7 +6,7 @@ It is made at β however that was found, and every status follows from it.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +219,8 @@ def evident(problem: Problem, state: State) -> Existence:
     away = (state.n_iter > 0) & ((state.code == RUNNING) | (state.code == ILL_CONDITIONED))
 
     def ahead() -> Existence:
-        X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, _cones(problem), ABSENT)
+        cones = cast(Array, _cones(problem))  # here, so that without such lanes y is not read for them
+        X, cone = problem.design.lanes(problem.lanes), jnp.where(problem.present, cones, ABSENT)
         part = jnp.abs(state.step) * folded(jnp.maximum, lambda i: jnp.abs(X[i]), X.shape[0])
         largest = jnp.where(part > part.max(0, keepdims=True) / 2, state.step, 0.0)
         later = state.beta + STEPS_AHEAD * state.step

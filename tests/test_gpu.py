@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxirls as ji
-from jaxirls import IRLS, Status, irls
+from jaxirls import IRLS, Status, irls, kernel
 from jaxirls.designs import Dense, InOneKernel, LanesByBlock
 from jaxirls.engine import batch, dispatch, tiles
 from jaxirls.equations import by_cholesky
@@ -169,12 +169,19 @@ def problem(design, family, X, y, offset=None, weight=None, penalty=None):
 
 
 @has_kernels
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_kernel_makes_the_passes_of_the_loop(dtype):
-    """Against the loop that the statuses and references of all other tests come from, and against statsmodels."""
+@pytest.mark.parametrize(
+    ("dtype", "shares"),
+    [("float32", (1, 0)), ("float64", (1, 0)), ("float32", (2, 2)), ("float64", (4, 1)), ("float64", (8, 1))],
+)
+def test_the_kernel_makes_the_passes_of_the_loop(dtype, shares, monkeypatch):
+    """Against the loop that the statuses and references of all other tests come from, and against statsmodels.
+
+    Ten rows are two shares of five, of which two are kept; and four of three, or eight of two, which have some twice.
+    """
     import statsmodels.api as sm
     from jax.experimental.pallas import mosaic_gpu
 
+    monkeypatch.setattr(kernel, "shares", lambda n, rows: shares)
     data = draw(ji.Poisson(), dtype)
 
     def passes(design, *data):
@@ -183,19 +190,60 @@ def test_the_kernel_makes_the_passes_of_the_loop(dtype):
 
     loop = jax.jit(partial(passes, LanesByBlock))(*data)
     with mosaic_gpu.force_gpu_interpret_mode():
-        kernel = jax.jit(partial(passes, InOneKernel))(*data)
-    np.testing.assert_array_equal(kernel.code, loop.code)
-    assert kernel.code[3] == Status.INVALID_DATA
+        found = jax.jit(partial(passes, InOneKernel))(*data)
+    np.testing.assert_array_equal(found.code, loop.code)
+    assert found.code[3] == Status.INVALID_DATA
     good = np.asarray(loop.code) == Status.CONVERGED
     assert good.sum() > 0.9 * good.size
-    np.testing.assert_array_equal(kernel.n_iter[good], loop.n_iter[good])
+    np.testing.assert_array_equal(found.n_iter[good], loop.n_iter[good])
     tol = {"float32": 1e-4, "float64": 1e-12}[dtype]
-    np.testing.assert_allclose(kernel.beta[:, good], loop.beta[:, good], rtol=tol, atol=tol)
+    np.testing.assert_allclose(found.beta[:, good], loop.beta[:, good], rtol=tol, atol=tol)
     for i in (0, 100, 255):
         X, y, offset, weight = (leaf[i].astype(float) for leaf in data)
         model = sm.GLM(y, X, sm.families.Poisson(), offset=offset, freq_weights=weight)
         expected = model.fit(tol=1e-12)
-        assert np.abs((np.asarray(kernel.beta)[:, i] - expected.params) / expected.bse).max() < 2 * tol
+        assert np.abs((np.asarray(found.beta)[:, i] - expected.params) / expected.bse).max() < 2 * tol
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "dtype", "expected"),
+    [
+        (20, 2, "float32", (1, 0)),  # few enough for one thread
+        (200, 5, "float32", (8, 24)),  # of 25 rows of a thread, 24 in 576 bytes
+        (100, 5, "float32", (4, 24)),
+        (61, 5, "float32", (4, 15)),  # of 16 rows, the last of which some threads have twice
+        (200, 2, "float32", (4, 48)),
+        (400, 5, "float32", (1, 0)),  # more threads than measure faster
+        (200, 8, "float32", (1, 0)),
+        (200, 5, "float64", (1, 0)),
+    ],
+)
+def test_threads_share_the_rows_that_they_can_keep(n, p, dtype, expected):
+    rows = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((n, p, 256), (n, 256))]
+    assert kernel.shares(n, rows) == expected
+
+
+@has_kernels
+def test_a_kernel_is_told_nothing_twice():
+    """Neither what nobody uses; but a zero of either sign is one of its own."""
+
+    def program(x):
+        jnp.log(x)
+        twice = jnp.exp(x) + jnp.exp(x)
+        return twice + 1 / (x * jnp.float32(-0.0)) - 1 / (x * jnp.float32(0.0))
+
+    x = jax.ShapeDtypeStruct((GROUP,), jnp.float32)
+    form = vectors.Lanes(GROUP, lambda value, dtype: jnp.full(GROUP, value, dtype), None, None)
+
+    def vector(x):
+        cell = np.empty(1, object)
+        cell[0] = x
+        return vectors.evaluate(jax.make_jaxpr(program)(x), form, [cell])[0][0]
+
+    told = [equation.primitive.name for equation in jax.make_jaxpr(vector)(x).eqns]
+    assert told.count("exp") == 1
+    assert "log" not in told
+    np.testing.assert_array_equal(vector(jnp.ones(GROUP, jnp.float32)), np.full(GROUP, -np.inf, np.float32))
 
 
 @has_kernels
@@ -222,14 +270,14 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
     loops, late_loops = jax.jit(partial(rounds, LanesByBlock))()
     with mosaic_gpu.force_gpu_interpret_mode():
         kernels, late_kernels = jax.jit(partial(rounds, InOneKernel))()
-    for kernel, loop in ((kernels.status, loops.status), (late_kernels.code, late_loops.code)):
-        np.testing.assert_array_equal(kernel, loop)
+    for found, expected in ((kernels.status, loops.status), (late_kernels.code, late_loops.code)):
+        np.testing.assert_array_equal(found, expected)
     good = np.asarray(loops.status) == Status.CONVERGED
     assert good.sum() > 0.6 * good.size
     assert one_design or kernels.status[3] == Status.INVALID_DATA
     for name in ("params", "root", "deviance", "pearson_chi2", "llf", "min_weight"):
-        kernel, loop = getattr(kernels, name)[..., good], getattr(loops, name)[..., good]
-        np.testing.assert_allclose(kernel, loop, rtol=1e-8, atol=1e-9, err_msg=name)
+        found, expected = getattr(kernels, name)[..., good], getattr(loops, name)[..., good]
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9, err_msg=name)
     np.testing.assert_allclose(late_kernels.beta[:, good], loops.params[:, good], rtol=1e-8, atol=1e-8)
 
 

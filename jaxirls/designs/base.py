@@ -115,16 +115,16 @@ def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
     return jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
 
 
-def present(kernel: Kernel) -> Kernel:
+def masked(kernel: Kernel) -> Kernel:
     """The kernel for pairs of row data and of whether a row is there: one that is not adds nothing."""
 
-    def masked(eta: Array, rows: tuple[Rows, Array]) -> Terms:
+    def seen(eta: Array, rows: tuple[Rows, Array]) -> Terms:
         own, present = rows
         terms = kernel(eta, own)
         kept = jax.tree.map(lambda term: jnp.where(present, term, 0.0), terms._replace(minima=()))
         return kept._replace(minima=tuple(jnp.where(present, term, jnp.inf) for term in terms.minima))
 
-    return masked
+    return seen
 
 
 def log_excess_of(excess: Array | None) -> Array | float:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, present, repeated
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, masked, repeated
 from jaxirls.designs.lanes import Lanes, combine, symmetric
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
@@ -80,19 +80,21 @@ class Streamed(LanesByBlock):
             if is_new is None:
                 found = _added(found, x, beta, own, kernel, self.block)
             else:
-                found = _added(found, x, beta, (own, is_new), present(kernel), self.block)
+                found = _added(found, x, beta, (own, is_new), masked(kernel), self.block)
         found = _Block(lax.psum(found.sums, SHARES), lax.pmin(found.minima, SHARES), lax.psum(found.log, SHARES))
         return _sums(self.p, found)
 
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        found = jnp.zeros((1, count), self.x.dtype)
-        for part, is_new in self._parts():
-
-            def add(i: Array, found: Array, own: Rows = _cut(rows, part), is_new: Array | None = is_new) -> Array:
+        def added(found: Array, own: Rows, size: int, is_new: Array | None) -> Array:
+            def add(i: Array, found: Array) -> Array:
                 value = term(_rows(own, i))
                 return found + (value if is_new is None else jnp.where(is_new, value, 0.0))
 
-            found = lax.fori_loop(jnp.int32(0), jnp.int32(part.stop - part.start), add, found)
+            return lax.fori_loop(jnp.int32(0), jnp.int32(size), add, found)
+
+        found = jnp.zeros((1, count), self.x.dtype)
+        for part, is_new in self._parts():
+            found = added(found, _cut(rows, part), part.stop - part.start, is_new)
         return lax.psum(found, SHARES)[0]
 
     def _parts(self) -> Iterator[tuple[slice, Array | None]]:

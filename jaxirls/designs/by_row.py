@@ -12,7 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, Terms, factors, present, repeated, some_rows, square, through
+from jaxirls.designs.base import (
+    Design,
+    Kernel,
+    Pair,
+    Rows,
+    Sums,
+    Terms,
+    factors,
+    masked,
+    repeated,
+    some_rows,
+    square,
+    through,
+)
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
@@ -216,7 +229,7 @@ class Folded(Design):
             x = jnp.pad(self.rest, ((0, self._fold - left), (0, 0), (0, 0))).swapaxes(0, 1).reshape(1, self.p, -1)
             present = jnp.repeat(jnp.arange(self._fold) < left, beta.shape[1])[None]
             own = jax.tree.map(self._last, rows), present
-            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, present(kernel)))
+            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, masked(kernel)))
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
     def whitened(self, factor: Factor) -> Design:

@@ -97,7 +97,8 @@ def launch(
 
         def from_memory(ref: Any, leaf: Array, is_rows: bool) -> Stored:
             def read(*index: Any) -> Value:
-                at, axes = tuple(int(i) if isinstance(i, np.generic) else i for i in index), ()
+                at: tuple[Any, ...] = tuple(int(i) if isinstance(i, np.generic) else i for i in index)
+                axes: tuple[int, ...] = ()
                 if is_rows and shares > 1:
                     first = at[0] * shares
                     if isinstance(first, int):  # the last rows of all shares are the last of the dataset
@@ -165,7 +166,7 @@ def _at_hand(arrays: Sequence[Stored], rooms: Sequence[Any], load: Callable[[Any
     size = max(1, FETCHED // len(entries))
 
     def place(k: int, *index: Any) -> Any:
-        return plgpu.transpose_ref(rooms[k].at[index], (1, 0))
+        return rooms[k].at[index].transpose((1, 0))
 
     def turn(first: Any, size: int) -> None:
         places = [(k, first + i, *entry) for i in range(size) for k, entry in entries]
@@ -174,9 +175,7 @@ def _at_hand(arrays: Sequence[Stored], rooms: Sequence[Any], load: Callable[[Any
 
     lax.fori_loop(0, kept // size, lambda i, _: turn(i * size, size), None)
     turn(kept // size * size, kept % size)
-    return [
-        Stored(array.read, kept, lambda *index, k=k: load(place(k, *index))) for k, array in enumerate(arrays)
-    ]
+    return [Stored(array.read, kept, lambda *index, k=k: load(place(k, *index))) for k, array in enumerate(arrays)]
 
 
 def _in_memory(dtype: Any) -> Any:
