@@ -10,7 +10,9 @@ It needs a GPU of compute capability 9.0 (Hopper) or newer, and JAX 0.11.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,85 +57,55 @@ def launch(
     Raises:
       UnsupportedError: for a program that cannot be a kernel.
     """
-    wide = group // shares  # lanes of a block
+    threads = _Threads(group, shares)
+    width = group // shares  # lanes of a block
 
-    def of_group(leaf: Array, is_rows: bool) -> jax.ShapeDtypeStruct:
+    def of_block(leaf: Array, is_rows: bool) -> jax.ShapeDtypeStruct:
         lead = (-(-leaf.shape[0] // shares), *leaf.shape[1:-1]) if is_rows else leaf.shape[:-1]
         return jax.ShapeDtypeStruct((*lead, group if leaf.shape[-1] == lanes else 1), leaf.dtype)
 
     traced, result = jax.make_jaxpr(program, return_shape=True, axis_env=[(SHARES, shares)])(
-        list(map(of_group, leaves, stored))
+        list(map(of_block, leaves, stored))
     )
     results, structure = jax.tree.flatten(result)
-    shape, layout = _vectors(group, shares)
-    across_lanes, across_shares = len(shape) - 1, 0
-
-    def widened(value: Array, axes: tuple[int, ...]) -> Array:
-        return plgpu.layout_cast(lax.broadcast_in_dim(value, shape, axes), layout)
-
-    def load(ref: Any, axes: tuple[int, ...]) -> Array:
-        """A vector of what lies along some axes of its shape."""
-        if len(axes) == len(shape):
-            return plgpu.load(ref, layout=layout, optimized=False)
-        others = tuple(axis for axis in range(len(shape)) if axis not in axes)
-        return widened(plgpu.load(ref, layout=layout.reduce(others), optimized=False), axes)
-
-    def across(reduce: Callable[..., Array], value: Array) -> Array:
-        return value if shares == 1 else widened(reduce(value, axis=across_shares), (across_lanes,))
-
-    def place() -> Value:
-        return np.int32(0) if shares == 1 else plgpu.broadcasted_iota(jnp.int32, shape, across_shares, layout=layout)
-
-    def spread(value: Any, dtype: Any) -> Array:
-        return plgpu.layout_cast(lax.full(shape, value, dtype), layout)
-
-    form = Lanes(group, spread, across, place)
     own_rows = [k for k, leaf in enumerate(leaves) if kept and stored[k] and leaf.shape[-1] == lanes]
-    rooms = [plgpu.SMEM((kept, *leaves[k].shape[1:-1], *shape[::-1]), leaves[k].dtype) for k in own_rows]
 
     def body(*refs: Any) -> None:
-        given, results_at, rooms = refs[: len(leaves)], refs[len(leaves) : len(leaves) + len(results)], refs[count:]
-        here = pl.ds(lax.axis_index("block") * wide, wide)
+        given, rest = refs[: len(leaves)], refs[len(leaves) :]
+        here = pl.ds(lax.axis_index("block") * width, width)
 
-        def from_memory(ref: Any, leaf: Array, is_rows: bool) -> Stored:
+        def in_memory(ref: Any, leaf: Array, is_rows: bool) -> Stored:
             def read(*index: Any) -> Value:
-                at: tuple[Any, ...] = tuple(int(i) if isinstance(i, np.generic) else i for i in index)
-                axes: tuple[int, ...] = ()
+                at, axes = list(index), []
                 if is_rows and shares > 1:
-                    first = at[0] * shares
-                    if isinstance(first, int):  # the last rows of all shares are the last of the dataset
-                        first = min(first, leaf.shape[0] - shares)
-                    at, axes = (pl.ds(first, shares), *at[1:]), (across_shares,)
+                    at[0], axes = threads.rows(index[0], leaf.shape[0]), [threads.ROWS]
                 if leaf.shape[-1] == lanes:
-                    at, axes = (*at, here), (*axes, across_lanes)
-                else:
-                    at = (*at, 0)
-                value = load(ref.at[at], axes) if axes else ref[at]
+                    at, axes = [*at, here], [*axes, threads.lanes]
+                value = threads.load(ref.at[tuple(at)], axes) if axes else ref[(*at, 0)]
                 return value != 0 if leaf.dtype == bool else value
 
-            return Stored(read)
+            return Stored(lambda *index: read(*(int(i) if isinstance(i, np.generic) else i for i in index)))
 
-        arrays = list(map(from_memory, given, leaves, stored))
+        arrays = list(map(in_memory, given, leaves, stored))
         if kept:
-            near = _at_hand([arrays[k] for k in own_rows], rooms, lambda ref: load(ref, tuple(range(len(shape)))))
+            near = _at_hand(threads, [arrays[k] for k in own_rows], rest[len(results) :])
             for k, array in zip(own_rows, near, strict=True):
                 arrays[k] = array
         operands = [
             array if is_rows else array.cells([0] * leaf.ndim, leaf.shape)
             for array, leaf, is_rows in zip(arrays, leaves, stored, strict=True)
         ]
-        for ref, cells, out in zip(results_at, evaluate(traced, form, operands), results, strict=True):
+        form = Lanes(group, threads.spread, threads.across, threads.place)
+        for ref, cells, out in zip(rest, evaluate(traced, form, operands), results, strict=False):
             for at in np.ndindex(cells.shape[:-1]):
-                value = form.vector(cells[(*at, 0)], out.dtype).astype(ref.dtype)
-                ref[(*at, here)] = value if shares == 1 else value.max(across_shares)
+                ref[(*at, here)] = threads.of_lanes(form.vector(cells[(*at, 0)], out.dtype).astype(ref.dtype))
 
-    count = len(leaves) + len(results)
     kernel = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct((*out.shape[:-1], lanes), _in_memory(out.dtype)) for out in results],
-        grid=(lanes // wide,),
+        grid=(lanes // width,),
         grid_names=("block",),
-        scratch_types=rooms,
+        scratch_types=[threads.room((kept, *leaves[k].shape[1:-1]), leaves[k].dtype) for k in own_rows],
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
             unsafe_no_auto_barriers=True,  # no thread reads what another has stored
@@ -144,23 +116,75 @@ def launch(
     return jax.tree.unflatten(structure, [new.astype(out.dtype) for new, out in zip(found, results, strict=True)])
 
 
-def _vectors(group: int, shares: int) -> tuple[tuple[int, ...], Any]:
-    """The shape of a vector of one element a thread, and which thread has which.
+@dataclass(frozen=True)
+class _Threads:
+    """The threads of a block, each of which has one element of a vector, ``(lanes,)`` or ``(shares, lanes)``.
 
     The shares of a dataset are threads of one warp, which sum without the memory that warps have in common.
     """
-    if shares == 1:
-        return (group,), plgpu.Layout.WG_STRIDED((group,), vec_size=1)
-    shape = shares, group // shares
-    tiling = Tiling((shape, (shape[1] // WARPS,), (1,)))  # axes: shares, warps, lanes of a warp, one
-    return shape, plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=(-4, -2), vector_dim=-1)
+
+    count: int
+    shares: int
+
+    ROWS: ClassVar[int] = 0  # the axis of shares, if there are several
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count,) if self.shares == 1 else (self.shares, self.count // self.shares)
+
+    @property
+    def lanes(self) -> int:
+        """The axis of lanes."""
+        return len(self.shape) - 1
+
+    @property
+    def layout(self) -> Any:
+        if self.shares == 1:
+            return plgpu.Layout.WG_STRIDED(self.shape, vec_size=1)
+        tiling = Tiling((self.shape, (self.shape[1] // WARPS,), (1,)))  # axes: shares, warps, lanes of a warp, one
+        return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=(-4, -2), vector_dim=-1)
+
+    def spread(self, value: Any, dtype: Any) -> Array:
+        return plgpu.layout_cast(lax.full(self.shape, value, dtype), self.layout)
+
+    def load(self, ref: Any, axes: Sequence[int]) -> Array:
+        """A vector of what lies along some of its axes, or all."""
+        others = tuple(axis for axis in range(len(self.shape)) if axis not in axes)
+        value = plgpu.load(ref, layout=self.layout.reduce(others) if others else self.layout, optimized=False)
+        return self._widened(value, axes) if others else value
+
+    def rows(self, i: Any, count: int) -> Any:
+        """Row i of every share, of ``count`` rows of a dataset: the last of all shares are the last of these."""
+        first = i * self.shares
+        return pl.ds(min(first, count - self.shares) if isinstance(i, int) else first, self.shares)
+
+    def across(self, reduce: Callable[..., Array], value: Array) -> Array:
+        """A reduction over shares, for each of them."""
+        return value if self.shares == 1 else self._widened(reduce(value, axis=self.ROWS), [self.lanes])
+
+    def place(self) -> Value:
+        """Which share a thread has."""
+        if self.shares == 1:
+            return np.int32(0)
+        return plgpu.broadcasted_iota(jnp.int32, self.shape, self.ROWS, layout=self.layout)
+
+    def of_lanes(self, value: Array) -> Array:
+        """What all shares have, once."""
+        return value if self.shares == 1 else value.max(self.ROWS)
+
+    def room(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Room on the chip for vectors, in which the shares of a lane lie side by side, as their threads do.
+
+        So no two threads of a warp wait for one bank of it.
+        """
+        return plgpu.SMEM((*shape, *self.shape[::-1]), dtype)
+
+    def _widened(self, value: Array, axes: Sequence[int]) -> Array:
+        return plgpu.layout_cast(lax.broadcast_in_dim(value, self.shape, axes), self.layout)
 
 
-def _at_hand(arrays: Sequence[Stored], rooms: Sequence[Any], load: Callable[[Any], Array]) -> list[Stored]:
-    """The arrays with their first rows copied to rooms on the chip, where a thread finds what it has put there.
-
-    The shares of a dataset lie side by side there, as their threads do, so that no two of a warp wait for one bank.
-    """
+def _at_hand(threads: _Threads, arrays: Sequence[Stored], rooms: Sequence[Any]) -> list[Stored]:
+    """The arrays with their first rows copied to rooms on the chip, where a thread finds what it has put there."""
     entries = [(k, entry) for k, room in enumerate(rooms) for entry in np.ndindex(room.shape[1:-2])]
     kept = rooms[0].shape[0]
     size = max(1, FETCHED // len(entries))
@@ -173,9 +197,12 @@ def _at_hand(arrays: Sequence[Stored], rooms: Sequence[Any], load: Callable[[Any
         for at, value in [((k, *index), arrays[k].read(*index)) for k, *index in places]:
             place(*at)[...] = value
 
+    def read(k: int, *index: Any) -> Array:
+        return threads.load(place(k, *index), range(2))
+
     lax.fori_loop(0, kept // size, lambda i, _: turn(i * size, size), None)
     turn(kept // size * size, kept % size)
-    return [Stored(array.read, kept, lambda *index, k=k: load(place(k, *index))) for k, array in enumerate(arrays)]
+    return [Stored(array.read, kept, partial(read, k)) for k, array in enumerate(arrays)]
 
 
 def _in_memory(dtype: Any) -> Any:

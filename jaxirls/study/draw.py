@@ -37,7 +37,8 @@ def layout(scenario: Scenario) -> Plan:
     x = jax.ShapeDtypeStruct((many if scenario.design.redraw else 1, scenario.n, scenario.p), dtype)
     y = jax.ShapeDtypeStruct((many, scenario.n), dtype)
     form = plan(Batch(x, y, None, None, None, scenario.family, None, None, None))  # type: ignore[arg-type]
-    return form._replace(tile=min(form.tile, MOST_LANES))
+    tile = min(form.tile, MOST_LANES)
+    return form._replace(tile=tile, rest=min(form.rest, tile))
 
 
 def root_keys(scenario: Scenario) -> Array:

@@ -1,8 +1,9 @@
-r"""The driver: chunks of replicates over the machine's cores, each one compiled call that draws, fits and returns O(p).
+r"""The driver: chunks of replicates over the machine's cores, each one or two compiled calls that return O(p).
 
-A chunk goes tile by tile: draw T datasets, batch last, and give them the few passes that a well-posed dataset needs.
-The replicates that are not done by then (slow, separated, stuck) queue up for tiles of their own, drawn again from
-their numbers, which is cheaper than to have kept them, and fitted to the end. So no straggler holds up its neighbours.
+The first goes tile by tile: draw T datasets, batch last, and give them the few passes that a well-posed dataset needs.
+The replicates that are not done by then (slow, separated, stuck) are gathered into tiles of their own in a second call,
+drawn again from their numbers, which is cheaper than to have kept them, and fitted to the end. So no straggler holds up
+its neighbours.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from jaxirls import irls, linalg
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
 from jaxirls.engine.dispatch import CPU_OPTIONS, cores
+from jaxirls.problem import State
 from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
 from jaxirls.study.measures import AT_A_TIME, Tally, merged, tallies
@@ -80,7 +82,7 @@ def run(
 
     before = time.perf_counter()
     with jax.enable_x64(scenario.dtype == "float64"):
-        call = _compiled(scenario.law, form, chunk, config)
+        programs = _compiled(scenario.law, form, chunk, config)
     compiled = time.perf_counter()
     if progress is not None:
         progress(0)
@@ -90,8 +92,7 @@ def run(
     def work(start: int) -> tuple[Outcome, list[Tally]]:
         count = min(chunk, scenario.replicates - start)
         with way.turn, jax.enable_x64(scenario.dtype == "float64"):
-            outcome = jax.device_get(call(roots, np.uint32(start), np.int32(count)))
-        outcome = Outcome(*(leaf[:count] for leaf in outcome))
+            outcome = programs.run(roots, start, count)
         return outcome, tallies(*outcome, truth, scenario.level, block)
 
     parts: list[Tally] = []
@@ -130,71 +131,88 @@ class Outcome(NamedTuple):
     status: Any
 
 
+class _Programs(NamedTuple):
+    """Of a chunk of some size. Both take the root keys, the replicates' numbers, and how many these are."""
+
+    first: Callable[..., tuple[Outcome, Array, State]]  # the first passes; which replicates are open, and where all are
+    rest: Callable[..., Outcome]  # also takes that, and which replicates of the chunk these are: the end
+    size: int
+
+    def run(self, roots: Array, start: int, count: int) -> Outcome:
+        """Fit the replicates from number ``start`` on."""
+        numbers = np.uint32(start) + np.arange(self.size, dtype=np.uint32)
+        begun, open_, state = self.first(roots, numbers, np.int32(count))
+        outcome = Outcome(*(np.asarray(leaf)[:count] for leaf in begun))
+        lanes = np.flatnonzero(np.asarray(open_)[:count]).astype(np.int32)
+        if lanes.size:
+            filled = np.resize(lanes, self.size)
+            ended = self.rest(roots, numbers[filled], np.int32(lanes.size), state, filled)
+            outcome = Outcome(*map(np.array, outcome))  # to be written to
+            for whole, part in zip(outcome, ended, strict=True):
+                whole[lanes] = np.asarray(part)[: lanes.size]
+        return outcome
+
+
 @lru_cache(maxsize=32)
-def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> Callable[..., Outcome]:
-    """The program of a chunk, which another study of the same law, chunk and options has no need to compile again."""
+def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> _Programs:
+    """The programs of a chunk, which another study of the same law, chunk and options has no need to compile again."""
+    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
-    def chunk(roots: Array, first: Array, count: Array) -> Outcome:
-        return _fit_chunk(law, form, size, config, roots, first, count)
+    def first(roots: Array, numbers: Array, count: Array) -> tuple[Outcome, Array, State]:
+        return _over_tiles(partial(_first, law, form, config, roots), form.tile, (numbers,), count)
 
-    lowered = jax.jit(chunk).lower(root_keys(law), np.uint32(0), np.int32(size))
-    return lowered.compile(CPU_OPTIONS if jax.default_backend() == "cpu" else None)
+    def rest(roots: Array, numbers: Array, count: Array, state: State, lanes: Array) -> Outcome:
+        own = jax.tree.map(lambda leaf: leaf[lanes], state)
+        return _over_tiles(partial(_rest, law, form, config, roots), form.rest, (numbers, own), count)
+
+    given = root_keys(law), np.zeros(size, np.uint32), np.int32(size)
+    lowered = jax.jit(first).lower(*given)
+    _, _, state = lowered.out_info
+    # XLA leaves Python to others while it compiles.
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(lowered.compile, options)
+        ended = jax.jit(rest).lower(*given, state, np.zeros(size, np.int32)).compile(options)
+        return _Programs(compiled.result(), ended, size)
 
 
-class _Progress(NamedTuple):
-    """What the loop over the tiles of a chunk carries. Lanes are numbered from the chunk's first replicate."""
+def _over_tiles(fit: Callable[..., Any], tile: int, replicates: Any, count: Array) -> Any:
+    """``fit(some, empty)`` of the first ``count`` replicates, batch first, in tiles, the last of which is not full."""
+    size = len(replicates[0])
+    replicates = jax.tree.map(
+        lambda leaf: jnp.pad(leaf, ((0, -size % tile),) + ((0, 0),) * (leaf.ndim - 1)), replicates
+    )
 
-    drawn: Array  # lanes whose first fit is made
-    queue: Array  # lanes to be fitted to the end, then numbers out of range, (size + T,)
-    head: Array  # how many of the queue are done
-    tail: Array  # how many the queue holds
-    outcome: Outcome
+    def some(start: Array) -> Any:
+        own = jax.tree.map(lambda leaf: jnp.moveaxis(lax.dynamic_slice_in_dim(leaf, start, tile), 0, -1), replicates)
+        fits = fit(*own, start + jnp.arange(tile, dtype=jnp.int32) >= count)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), fits)
 
-
-def _fit_chunk(
-    scenario: Scenario, form: Plan, size: int, config: IRLS, roots: Array, first: Array, count: Array
-) -> Outcome:
-    """Fit the replicates from number ``first`` on, ``count`` of the ``size`` that there is room for.
-
-    One loop, whose body draws either the next tile of replicates and makes the first passes, or a tile from the queue
-    and fits it to the end.
-    """
-    tile = form.tile
-
-    def body(carry: _Progress) -> _Progress:
-        fresh = carry.drawn < count
-        queued = lax.dynamic_slice_in_dim(carry.queue, carry.head, tile)
-        lanes = jnp.where(fresh, carry.drawn + jnp.arange(tile, dtype=jnp.int32), queued)
-        problem = draw(scenario, form.design, roots, first + lanes.astype(jnp.uint32))
-        problem = problem._replace(invalid=problem.invalid | (lanes >= count))  # an empty place keeps nobody waiting
-        state, solution, open_ = irls.begun(problem, irls.begin(problem, config), config)
-
-        def whole() -> Solution:
-            return irls.complete(problem, irls.resume(problem, state, open_, config), config)
-
-        solution = lax.cond(fresh, lambda: solution, whole)
-        outcome = _outcome(solution)
-        open_ = open_ & fresh
-        place = jnp.where(open_, carry.tail + jnp.cumsum(open_, dtype=jnp.int32) - 1, size + tile)
-        return _Progress(
-            drawn=jnp.where(fresh, carry.drawn + tile, carry.drawn),
-            queue=carry.queue.at[place].set(lanes, mode="drop"),
-            head=jnp.where(fresh, carry.head, carry.head + tile),
-            tail=carry.tail + open_.sum(dtype=jnp.int32),
-            outcome=jax.tree.map(lambda whole, part: whole.at[lanes].set(part.T, mode="drop"), carry.outcome, outcome),
+    def turn(i: Array, store: Any) -> Any:
+        start = i * tile
+        return jax.tree.map(
+            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, some(start)
         )
 
-    dtype = jnp.dtype(scenario.dtype)
-    start = _Progress(
-        drawn=jnp.int32(0),
-        queue=jnp.full(size + tile, size, jnp.int32),
-        head=jnp.int32(0),
-        tail=jnp.int32(0),
-        outcome=Outcome(
-            jnp.zeros((size, scenario.p), dtype), jnp.zeros((size, scenario.p), dtype), jnp.zeros(size, jnp.int32)
-        ),
-    )
-    return lax.while_loop(lambda carry: (carry.drawn < count) | (carry.head < carry.tail), body, start).outcome
+    shapes = jax.eval_shape(some, jnp.int32(0))
+    store = jax.tree.map(lambda leaf: jnp.zeros((size + -size % tile, *leaf.shape[1:]), leaf.dtype), shapes)
+    store = lax.fori_loop(jnp.int32(0), (count + tile - 1) // tile, turn, store)
+    return jax.tree.map(lambda leaf: leaf[:size], store)
+
+
+def _first(
+    law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, empty: Array
+) -> tuple[Outcome, Array, State]:
+    """What the first passes of a tile lead to, which lanes are open, and where all are."""
+    problem = draw(law, form.design, roots, numbers)
+    problem = problem._replace(invalid=problem.invalid | empty)  # which keeps nobody waiting
+    state, solution, open_ = irls.begun(problem, irls.begin(problem, config), config)
+    return _outcome(solution), open_, state
+
+
+def _rest(law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, state: State, empty: Array) -> Outcome:
+    """The end of every lane of a tile, given where it is. Those of an empty place are some of the others."""
+    problem = draw(law, form.design, roots, numbers)
+    return _outcome(irls.complete(problem, irls.resume(problem, state, ~empty, config), config))
 
 
 def _outcome(solution: Solution) -> Outcome:
