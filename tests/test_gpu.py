@@ -328,6 +328,12 @@ def test_the_kernel_lowers_for_cuda(family, kernels):
     assert lowered(passes, X, y).count("@mosaic_gpu") == kernels
 
 
+@has_kernels
+def test_one_row_is_a_kernel():
+    X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GROUP, 1, 1), (GROUP, 1)))
+    assert lowered(lambda X, y: irls.begin(problem(InOneKernel, ji.Poisson(), X, y), IRLS()), X, y).count("@mosaic_gpu")
+
+
 def test_a_whole_fit_lowers_for_cuda():
     X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 9, 2), (256, 9)))
 

@@ -40,7 +40,7 @@ def in_one_kernel(program: Callable[..., T], problem: Problem, *lanes: Any) -> T
     of_rows = jax.tree.leaves((design, problem.rows))  # the first of a problem
     stored = [leaf.shape[0] > 1 for leaf in of_rows]
     own = [leaf for leaf, stays in zip(of_rows, stored, strict=True) if stays and leaf.shape[-1] > 1]
-    count, kept = shares(design.n, own) if design.x.shape[-1] > 1 else (1, 0)
+    count, kept = shares(design.n, own) if own and own[0] is design.x else (1, 0)
     leaves, structure = jax.tree.flatten((problem._replace(design=Streamed(design.x, design.n, kept)), *lanes))
     stored += [False] * (len(leaves) - len(stored))
 
@@ -55,7 +55,7 @@ def in_one_kernel(program: Callable[..., T], problem: Problem, *lanes: Any) -> T
 
 
 def shares(n: int, rows: Sequence[Array]) -> tuple[int, int]:
-    """How many threads share the rows of a dataset, X among them, and how many rows each keeps on the chip.
+    """How many threads share the rows of a dataset, X first among them, and how many rows each keeps on the chip.
 
     One thread reads all rows again from memory in every pass. Several keep theirs, but each solves the equations.
     """
