@@ -329,6 +329,18 @@ def test_the_kernel_lowers_for_cuda(family, kernels):
 
 
 @has_kernels
+@pytest.mark.parametrize(("penalty", "kernels"), [(None, 1), (ji.Jeffreys(), 0)], ids=str)
+def test_shared_rows_lower_for_cuda(penalty, kernels):
+    """And a score bent by all rows at once is the loop."""
+    X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GROUP, 101, 2), (GROUP, 101)))
+
+    def passes(X, y):
+        return irls.begin(problem(InOneKernel, ji.Binomial(), X, y, penalty=penalty), IRLS())
+
+    assert lowered(passes, X, y).count("@mosaic_gpu") == kernels
+
+
+@has_kernels
 def test_one_row_is_a_kernel():
     X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GROUP, 1, 1), (GROUP, 1)))
     assert lowered(lambda X, y: irls.begin(problem(InOneKernel, ji.Poisson(), X, y), IRLS()), X, y).count("@mosaic_gpu")

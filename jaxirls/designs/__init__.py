@@ -11,7 +11,7 @@ the sums over the rows; it never learns how X is stored:
 same for every row) or ``(1, 1)``.
 """
 
-from jaxirls.designs.base import Design, Kernel, Sums, Terms
+from jaxirls.designs.base import Design, Kernel, Sums, Terms, UnsupportedError
 from jaxirls.designs.by_block import SHARES, InOneKernel, LanesByBlock, Streamed
 from jaxirls.designs.by_row import WIDTH, Folded, LanesByRow, SharedByRow, width
 from jaxirls.designs.lanes import Lanes
@@ -33,5 +33,6 @@ __all__ = [
     "Streamed",
     "Sums",
     "Terms",
+    "UnsupportedError",
     "width",
 ]

@@ -15,6 +15,10 @@ from jaxirls.linalg import Factor, forward
 Rows = Any
 
 
+class UnsupportedError(Exception):
+    """A program asks for what a design, or a kernel, does not have."""
+
+
 class Terms(NamedTuple):
     """What a kernel returns for rows: the weight w, the residual r, and terms to be summed or minimized.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, masked, repeated
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, UnsupportedError, masked, repeated
 from jaxirls.designs.lanes import Lanes, combine, symmetric
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
@@ -54,19 +54,28 @@ class InOneKernel(LanesByBlock):
 
 
 @pytree
-class Streamed(LanesByBlock):
+class Streamed(Design):
     """The same inside a kernel, which holds no column of rows at once: ``x (m, p, T)`` is one of f shares of the rows.
 
     A dataset has a lane in every share, on the axis ``SHARES``. Row i of share a is the dataset's row i f + a; but the
     last rows of all shares are the dataset's last f, some of which are then among the rows before.
     """
 
+    x: Array
     count: int = field(metadata={"static": True})  # n
     kept: int = field(metadata={"static": True})  # rows, the first, that the kernel has at hand
+
+    @classmethod
+    def of(cls, x: Array, count: int) -> Design:
+        return cls(x, x.shape[0], 0)
 
     @property
     def n(self) -> int:
         return self.count
+
+    @property
+    def p(self) -> int:
+        return self.x.shape[1]
 
     @property
     def block(self) -> int:
@@ -96,6 +105,11 @@ class Streamed(LanesByBlock):
         for part, is_new in self._parts():
             found = added(found, _cut(rows, part), part.stop - part.start, is_new)
         return lax.psum(found, SHARES)[0]
+
+    def _all_rows(self, *_: Any, **__: Any) -> NoReturn:
+        raise UnsupportedError("all rows at once")
+
+    lanes = predict = pull = whitened = squares = fold = _all_rows
 
     def _parts(self) -> Iterator[tuple[slice, Array | None]]:
         """The rows that are kept, the others, and the last if it is not new in all shares; and where it is, (1, 1)."""

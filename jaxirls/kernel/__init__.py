@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxirls.designs import InOneKernel, Streamed
+from jaxirls.designs import InOneKernel, Streamed, UnsupportedError
 from jaxirls.folds import straight_line
-from jaxirls.kernel.vectors import UnsupportedError
 from jaxirls.problem import Problem
 
 __all__ = ["GROUP", "in_one_kernel"]

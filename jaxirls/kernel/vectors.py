@@ -26,14 +26,12 @@ from jax import Array, lax
 from jax.extend import core
 from jax.interpreters.partial_eval import dce_jaxpr
 
-__all__ = ["Cells", "Lanes", "Stored", "UnsupportedError", "evaluate"]
+from jaxirls.designs import UnsupportedError
+
+__all__ = ["Cells", "Lanes", "Stored", "evaluate"]
 
 Value = Any  # a vector, a traced scalar, or a NumPy scalar that is known now
 Cells = np.ndarray  # of values
-
-
-class UnsupportedError(Exception):
-    """The program does what a kernel of vectors cannot."""
 
 
 @dataclass(frozen=True)
