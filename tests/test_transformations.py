@@ -55,7 +55,10 @@ def test_no_type_is_taken_for_another():
     """What has the structure of another is served by its compiled programs."""
     instances = [ji.Ridge(1.0), ji.Jeffreys(), ji.MeanBiasReduction()]
     instances += [cls(jnp.zeros((2, 2, 2))) for cls in (*subclasses(designs.Lanes), designs.Shared, designs.Dense)]
-    instances += [designs.Folded(jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2)))]
+    instances += [
+        designs.Folded(jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2))),
+        designs.Streamed(jnp.zeros((2, 2, 2)), 2, 0),
+    ]
     instances += {type(link): link for link in LINKS}.values()
     structures = [jax.tree.structure(instance) for instance in instances]
     for i, structure in enumerate(structures):
