@@ -72,9 +72,9 @@ def begin(problem: Problem, config: IRLS) -> tuple[State, Equations]:
     return in_one_kernel(partial(first_passes, config), problem)
 
 
-def begun(problem: Problem, begin: tuple[State, Equations], config: IRLS) -> tuple[State, Solution, Array]:
+def begun(problem: Problem, reached: tuple[State, Equations], config: IRLS) -> tuple[State, Solution, Array]:
     """The statistics there, where to go on from, and which lanes are still open, without a proof."""
-    state, equations = begin
+    state, equations = reached
     found = evident(problem, state)
     solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)

@@ -96,7 +96,7 @@ class Streamed(Design):
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         def added(found: Array, own: Rows, size: int, is_new: Array | None) -> Array:
             def add(i: Array, found: Array) -> Array:
-                value = term(_rows(own, i))
+                value = term(_row(own, i))
                 return found + (value if is_new is None else jnp.where(is_new, value, 0.0))
 
             return lax.fori_loop(jnp.int32(0), jnp.int32(size), add, found)
@@ -134,9 +134,10 @@ class _Block(NamedTuple):
 
 
 def _row_terms(
-    x: Array, beta: Array, rows: Rows, kernel: Kernel
+    row: tuple[Array, Rows], beta: Array, kernel: Kernel
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
-    """What a row, ``x (1, p, T)``, adds to the sums, its minima, and its excess."""
+    """What a row, X's ``(1, p, T)`` and its data, adds to the sums, its minima, and its excess."""
+    x, rows = row
     terms = kernel(combine(x, beta), rows)
     columns = [x[:, j] for j in range(x.shape[1])]
     weighted = [terms.weight * column for column in columns]
@@ -148,7 +149,7 @@ def _row_terms(
 def _nothing(x: Array, beta: Array, rows: Rows, kernel: Kernel) -> _Block:
     """The sums of no rows."""
     zero = jnp.zeros((1, beta.shape[1]), x.dtype)
-    sums, minima, _ = jax.eval_shape(lambda: _row_terms(_row(x, 0), beta, _rows(rows, 0), kernel))
+    sums, minima, _ = jax.eval_shape(lambda: _row_terms(_row((x, rows), 0), beta, kernel))
     return varying(_Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero), x, rows, beta)
 
 
@@ -158,8 +159,7 @@ def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, blo
     def turn(i: Array | int, found: _Block, size: int = block) -> _Block:
         product = None
         for k in range(size):
-            at = i * block + k
-            sums, minima, excess = _row_terms(_row(x, at), beta, _rows(rows, at), kernel)
+            sums, minima, excess = _row_terms(_row((x, rows), i * block + k), beta, kernel)
             found = _Block(
                 tuple(map(jnp.add, found.sums, sums)), tuple(map(jnp.minimum, found.minima, minima)), found.log
             )
@@ -184,12 +184,10 @@ def _cut(tree: Any, part: slice) -> Any:
     return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[part], tree)
 
 
-def _rows(tree: Any, i: Array | int) -> Any:
-    return jax.tree.map(lambda leaf: _row(leaf, i), tree)
-
-
-def _row(leaf: Array, i: Array | int) -> Array:
+def _row(tree: Any, i: Array | int) -> Any:
     """Row i of row data, (1, T); what is the same for every row stays."""
-    if leaf.shape[0] == 1:
-        return leaf
-    return lax.dynamic_slice_in_dim(leaf, jnp.int32(i), 1, allow_negative_indices=False)
+
+    def read(leaf: Array) -> Array:
+        return lax.dynamic_slice_in_dim(leaf, jnp.int32(i), 1, allow_negative_indices=False)
+
+    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else read(leaf), tree)

@@ -23,8 +23,8 @@ T = TypeVar("T")
 COLUMNS = 24  # of X, at most, for which every entry of a matrix is a register
 GROUP = 128  # threads of a block, with which Pallas' Mosaic backend works
 # Bytes of its rows that a thread can keep, if three blocks are to have room on a processor of an H100; how many times
-# that it may have; and the most threads, and columns, for which several threads a dataset measure faster than one. In
-# float64 the equations, which every thread solves, weigh too much.
+# as many rows it may have; and the most threads, and columns, for which several threads a dataset measure faster than
+# one. In float64 the equations, which every thread solves, weigh too much.
 ROOM, SPARE, MOST_SHARES, SHARED_COLUMNS = 576, 1.25, 8, 6
 
 

@@ -2,7 +2,7 @@ r"""A program over lanes, launched as one kernel by Pallas' Mosaic GPU backend: 
 
 Every block loads what is not row data, runs the program (see ``vectors``), and stores the results; its loops end when
 its own lanes are done. A dataset has one thread, or one for each of several shares of its rows. Then the block has few
-enough datasets to keep X on the chip, and reads it from memory once.
+enough datasets to keep their rows on the chip, or most, and reads these from memory once.
 
 It needs a GPU of compute capability 9.0 (Hopper) or newer, and JAX 0.11.
 """

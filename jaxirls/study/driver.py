@@ -176,11 +176,8 @@ def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> _Programs:
 
 
 def _over_tiles(fit: Callable[..., Any], tile: int, replicates: Any, count: Array) -> Any:
-    """``fit(some, empty)`` of the first ``count`` replicates, batch first, in tiles, the last of which is not full."""
+    """``fit(*some, empty)`` of the first ``count`` replicates, batch first, in tiles; there is room for one."""
     size = len(replicates[0])
-    replicates = jax.tree.map(
-        lambda leaf: jnp.pad(leaf, ((0, -size % tile),) + ((0, 0),) * (leaf.ndim - 1)), replicates
-    )
 
     def some(start: Array) -> Any:
         own = jax.tree.map(lambda leaf: jnp.moveaxis(lax.dynamic_slice_in_dim(leaf, start, tile), 0, -1), replicates)
@@ -188,15 +185,15 @@ def _over_tiles(fit: Callable[..., Any], tile: int, replicates: Any, count: Arra
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), fits)
 
     def turn(i: Array, store: Any) -> Any:
-        start = i * tile
+        # The last tile may overlap the one before it: the same replicates, fitted to the same bits.
+        start = jnp.minimum(i * tile, size - tile)
         return jax.tree.map(
             lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, some(start)
         )
 
     shapes = jax.eval_shape(some, jnp.int32(0))
-    store = jax.tree.map(lambda leaf: jnp.zeros((size + -size % tile, *leaf.shape[1:]), leaf.dtype), shapes)
-    store = lax.fori_loop(jnp.int32(0), (count + tile - 1) // tile, turn, store)
-    return jax.tree.map(lambda leaf: leaf[:size], store)
+    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
+    return lax.fori_loop(jnp.int32(0), (count + tile - 1) // tile, turn, store)
 
 
 def _first(
