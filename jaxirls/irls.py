@@ -66,15 +66,17 @@ EARLY_PASSES, FAR = 5, 0.2
 NEAR = 0.5
 
 
-def begin(problem: Problem, config: IRLS) -> tuple[State, Equations]:
-    """Where the first passes lead, and the last pass there."""
+def begin(problem: Problem, config: IRLS) -> tuple[State, Equations | None]:
+    """Where the first passes lead, and the last pass there or, if ``begun`` makes that, None."""
     problem = problem if problem.start is None else problem.checked
     return in_one_kernel(partial(first_passes, config), problem)
 
 
-def begun(problem: Problem, reached: tuple[State, Equations], config: IRLS) -> tuple[State, Solution, Array]:
+def begun(problem: Problem, reached: tuple[State, Equations | None], config: IRLS) -> tuple[State, Solution, Array]:
     """The statistics there, where to go on from, and which lanes are still open, without a proof."""
     state, equations = reached
+    if equations is None:
+        equations = last_pass(problem, state.beta, by_cholesky)
     found = evident(problem, state)
     solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)
@@ -91,10 +93,13 @@ def begun(problem: Problem, reached: tuple[State, Equations], config: IRLS) -> t
     return state, solution, ((state.code == RUNNING) | ill | ~certain) & ~found.separated
 
 
-def first_passes(config: IRLS, problem: Problem) -> tuple[State, Equations]:
-    """Start, as many passes as most lanes need, and the last, in one kernel: it has the data at hand."""
+def first_passes(config: IRLS, problem: Problem) -> tuple[State, Equations | None]:
+    """Start, and as many passes as most lanes need; and the last, in one kernel: it has the data at hand.
+
+    By row that is left to ``begun``: of two functions of much the same size the program compiles fastest.
+    """
     state = run_early(problem, start(problem), config, partial(first_limit, problem, config))
-    return state, last_pass(problem, state.beta, by_cholesky)
+    return state, None if problem.design.by_row else last_pass(problem, state.beta, by_cholesky)
 
 
 def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:

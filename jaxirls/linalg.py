@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -144,6 +145,7 @@ def _diagonal(matrix: Array) -> Array:
     return lax.slice_in_dim(matrix.reshape(p * p, -1), 0, None, p + 1)
 
 
+@jax.jit
 def _eliminated(a: Array, rhs: Array) -> tuple[Array, Array, Array]:
     """L, its smallest squared pivot and L⁻¹ rhs: column by column of L, with rhs as a row below A.
 

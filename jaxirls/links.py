@@ -494,11 +494,13 @@ def _root_decay(eta: Array) -> Array:
     return exp(-0.5 * _magnitude(eta))
 
 
+@jax.jit  # once in a program, as in ``special``
 def _decay(eta: Array) -> Array:
     """exp(-|η|)."""
     return jnp.square(_root_decay(eta))
 
 
+@jax.jit
 def _larger(eta: Array) -> Array:
     """max(μ, 1-μ) of the logistic mean."""
     return 1 / (1 + _decay(eta))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -24,6 +25,7 @@ class Basis(NamedTuple):
     m: Array  # (p, p, T)
 
 
+@jax.jit
 def orthonormalize(a: Array) -> Basis:
     """Gram-Schmidt done twice, which is enough: Giraud, Langou & Rozložník (2005), Comput. Math. Appl. 50, 1069-1075.
 

@@ -173,10 +173,9 @@ def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, blo
 
 def _sums(p: int, found: _Block) -> Sums:
     found = jax.tree.map(lambda leaf: leaf[0], found)
-    totals = iter(found.sums)
-    gram = symmetric([[next(totals) for _ in range(j + 1)] for j in range(p)])
-    score = jnp.stack([next(totals) for _ in range(p)])
-    return Sums(gram, score, tuple(totals), found.minima, found.log)
+    start = p * (p + 1) // 2
+    gram, score = symmetric(jnp.stack(found.sums[:start]), p), jnp.stack(found.sums[start : start + p])
+    return Sums(gram, score, found.sums[start + p :], found.minima, found.log)
 
 
 def _cut(tree: Any, part: slice) -> Any:

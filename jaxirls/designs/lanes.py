@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls.designs.base import Design, Kernel, Rows, Sums, log_excess_of, repeated, square, through
@@ -13,7 +14,7 @@ from jaxirls.linalg import Factor
 from jaxirls.trees import pytree
 
 # Slabs of rows that are added elementwise before the slab itself is summed.
-SLABS = 4
+SLABS = 8
 
 
 @pytree
@@ -59,12 +60,15 @@ class Lanes(Design):
         products = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
         products += [residual * column for column in columns]
         products += [jnp.broadcast_to(term, (n, lanes)) for term in terms.sums]
-        sums = iter(_fold_rows(products, jnp.add, jnp.sum))
-        gram = symmetric([jnp.stack([next(sums) for _ in range(j + 1)]) for j in range(p)])
-        score = jnp.stack([next(sums) for _ in range(p)])
+        totals = _fold_rows(products, jnp.add, jnp.sum)
         lowest = [jnp.broadcast_to(term, (n, lanes)) for term in terms.minima]
+        start = p * (p + 1) // 2
         return Sums(
-            gram, score, tuple(sums), tuple(_fold_rows(lowest, jnp.minimum, jnp.min)), log_excess_of(terms.excess)
+            symmetric(totals[:start], p),
+            totals[start : start + p],
+            tuple(totals[start + p :]),
+            tuple(_fold_rows(lowest, jnp.minimum, jnp.min)) if lowest else (),
+            log_excess_of(terms.excess),
         )
 
 
@@ -76,17 +80,22 @@ def combine(x: Array, beta: Array) -> Array:
     return eta
 
 
-def symmetric(triangle: Sequence[Array | list[Array]]) -> Array:
-    """The symmetric (p, p, T) matrix of a lower triangle given by rows."""
-    p = len(triangle)
-    return jnp.stack([jnp.stack([triangle[max(j, k)][min(j, k)] for k in range(p)]) for j in range(p)])
+def symmetric(triangle: Array, p: int) -> Array:
+    """The (p, p, T) matrix of the rows of a lower triangle one after the other: by one gather, which compiles fast."""
+    place = np.zeros((p, p), int)
+    place[np.tril_indices(p)] = np.arange(p * (p + 1) // 2)
+    return triangle[np.maximum(place, place.T)]
 
 
 def _fold_rows(
     terms: list[Array], pair: Callable[[Array, Array], Array], reduce: Callable[[Array, int], Array]
-) -> list[Array]:
-    """Reduce each (n, T) over its rows: first ``SLABS`` slabs of rows elementwise, which vectorizes, then the slab."""
-    n = terms[0].shape[0] if terms else 0
+) -> Array:
+    """Each (n, T) reduced over its rows, (k, T).
+
+    First slabs of rows elementwise, which vectorizes, then the slabs of all terms together: for every term alone XLA
+    takes as long, and two more kernels.
+    """
+    n = terms[0].shape[0]
     slab = n // SLABS
 
     def fold(term: Array) -> Array:
@@ -94,8 +103,9 @@ def _fold_rows(
         return functools.reduce(pair, parts)
 
     if not slab:
-        return [reduce(term, 0) for term in terms]
-    slabs = lax.optimization_barrier([fold(term) for term in terms])
+        return reduce(jnp.stack(terms), 1)
+    slabs = [lax.optimization_barrier(jnp.stack([fold(term) for term in terms]))]
     rest = slab * SLABS
-    totals = [reduce(part, 0) for part in slabs]
-    return totals if rest == n else [pair(a, reduce(term[rest:], 0)) for a, term in zip(totals, terms, strict=True)]
+    if rest < n:
+        slabs.append(jnp.stack([term[rest:] for term in terms]))
+    return reduce(jnp.concatenate(slabs, 1), 1)
