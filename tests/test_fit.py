@@ -304,6 +304,13 @@ def _compilations(call) -> int:
 
 
 @pytest.mark.usefixtures("compile_fast")
+def test_constants_of_a_program_are_fitted_too():
+    X, y = simulate("binomial", (3,))
+    fit = ji.fit(X, y, ji.Binomial())
+    program = jax.jit(lambda factor: factor * ji.fit(X, y, ji.Binomial()).params)
+    np.testing.assert_array_equal(program(1.0), fit.params)
+
+
 def test_a_scope_of_64_bit_types_reaches_every_core():
     X, y = simulate("binomial", (64,), n=20, p=2)
     expected = ji.fit(X, y, ji.Binomial())

@@ -192,5 +192,5 @@ def cores() -> int:
 
 
 def is_concrete(tree: Any) -> bool:
-    """Whether no leaf is being traced."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    """Whether no leaf is being traced, nor a program around, of which all operations would be."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in [jnp.zeros(()), *jax.tree.leaves(tree)])

@@ -124,8 +124,6 @@ def _over_tiles(
 
     def put(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
         done = jax.tree.map(_batch_first, proof(laid, reached))
-        if size == tile:
-            return varying(done, start)
         return jax.tree.map(lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, done)
 
     def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
