@@ -30,20 +30,20 @@ from benchmarks.peers import fit_batch, fit_chunks
 from jaxirls import links
 from jaxirls.config import IRLS
 from jaxirls.designs import WIDTH, Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
-from jaxirls.engine.batch import FOLDED_TILE, STRIP, Batch, Plan, plan
+from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, STRIP, Batch, Plan, plan
 from jaxirls.engine.dispatch import fit_planned
 
 TURNS = 5
 ELEMENTS = 2**22  # of X in a batch
 PLANS = (
-    Plan(Lanes, 16, 16),
+    Plan(Lanes, LANES_TILE, LANES_TILE),
     Plan(LanesByRow, WIDTH, WIDTH),
     Plan(LanesByRow, 8, 8),
     Plan(Folded, FOLDED_TILE, FOLDED_TILE),
     Plan(Folded, 1, 1),
     Plan(Dense, 1, 1),
 )
-SHARED_PLANS = (*PLANS, Plan(Shared, WIDTH, WIDTH), Plan(SharedByRow, WIDTH, WIDTH))
+SHARED_PLANS = (*PLANS, Plan(Shared, SHARED_TILE, SHARED_TILE), Plan(SharedByRow, SHARED_TILE, SHARED_TILE))
 SHAPES = (
     (20, 2),
     (200, 5),

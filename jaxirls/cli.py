@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxirls.engine.batch import FOLD_LOOPS, folds_loops
 from jaxirls.study import Scenario, ScenarioError, check, run
 from jaxirls.study.progress import progress_bar
 
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 2 for an argument or scenario that cannot be run, 130 when interrupted.
     """
+    if argv is None and not folds_loops():  # the process is this command's own, and XLA has not read its flags yet
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FOLD_LOOPS}".strip()
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import jaxirls as ji
 from jaxirls import cli
+from jaxirls.designs import Lanes, LanesByRow
+from jaxirls.engine.batch import FOLD_LOOPS, Batch, plan
 from jaxirls.study import StudyCheck
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "separation.toml")
@@ -43,6 +48,17 @@ def test_study_prints_and_writes(tmp_path, capsys):
         assert int(row["count"]) == study["replicates_measured"]
     assert float(table["rate SEPARATED", ""]["estimate"]) == study["statuses"]["SEPARATED"]["rate"]
     assert int(table["rate SEPARATED", ""]["count"]) == 300
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 12), reason="XLA folds loops by itself")
+def test_a_process_of_its_own_is_told_to_fold_loops(monkeypatch, capsys):
+    data = Batch(np.ones((2, 9, 2)), np.ones((2, 9)), None, None, None, ji.Poisson(), None, None, None)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    monkeypatch.setattr(sys, "argv", ["jaxirls", "--help"])
+    assert plan(data).design is Lanes
+    assert cli.main() == 0
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=false {FOLD_LOOPS}"
+    assert plan(data).design is LanesByRow
 
 
 def test_options_override_the_file(tmp_path, capsys):

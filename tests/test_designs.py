@@ -92,6 +92,7 @@ def test_rows_fold_as_numpy_reduces_them(design, pair, n):
         np.testing.assert_allclose(design.fold(pair, jnp.asarray(values), LANES), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
 @pytest.mark.parametrize(("p", "shared"), [(5, False), (5, True), (8, False), (20, False)])
 def test_the_first_round_calls_no_library(p, shared):
     """One call in it would keep the passes of a tile from being one function, at twice the time a fit."""
@@ -104,6 +105,7 @@ def test_the_first_round_calls_no_library(p, shared):
     assert "custom-call" not in program
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
 @pytest.mark.parametrize(("n", "p"), [(100, 5), (1000, 20)])
 def test_layout_passes_and_proof_of_a_tile_are_a_function_each(n, p):
     """Not one, which one core would compile, nor more, which would be called one by one for every tile."""
@@ -114,6 +116,7 @@ def test_layout_passes_and_proof_of_a_tile_are_a_function_each(n, p):
     assert_three_functions(jax.jit(first_round, static_argnums=(1, 2)).lower(batch, layout, ji.IRLS()))
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
 def test_they_are_where_x_and_y_are_constants_of_the_program():
     x, y = (np.random.default_rng(k).normal(size=shape) > 0 for k, shape in enumerate([(1, 100, 5), (1, 100)]))
     weights = jax.ShapeDtypeStruct((256, 100), jnp.float32)
@@ -130,7 +133,7 @@ def assert_three_functions(lowered):
     program = lowered.compile().as_text()
     (loop,) = re.findall(r" while\(.* body=%?([\w.-]+)", program[program.index("ENTRY") :])
     body = re.search(rf"^%?{re.escape(loop)} \(.*?^}}", program, re.MULTILINE | re.DOTALL)[0]
-    assert len(re.findall(r" call\(.*xla_cpu_small_call", body)) == 3
+    assert body.count("xla_cpu_small_call") == 3
     assert body.count(" fusion(") < 16
 
 

@@ -7,6 +7,7 @@ A tile is T consecutive (or gathered) datasets with that axis moved last.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,6 +40,9 @@ from jaxirls.trees import varying
 # Beyond these, columns and elements of X, a dataset is large enough for matrix products of its own.
 LANES_COLUMNS = 8
 LANES_ELEMENTS = 2**17
+# On a CPU: a few vectors for every operation, whatever the batch, and a tile that stays in cache.
+LANES_TILE = 16
+SHARED_TILE = WIDTH
 # By row is faster than matrix products up to more columns, and beyond them too long to compile. A dataset of more
 # elements is spread over lanes, so that one dataset alone is not fitted ``WIDTH`` times; beyond ``LANES_ELEMENTS``, and
 # where there is but one vector of lanes, it has them all to itself.
@@ -47,6 +51,8 @@ ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
 # Datasets that are read side by side where their layout changes.
 STRIP = 8
+# Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
+FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: lanes of a tile, at most, the part of the memory that it may take where the layout changes, and what that is
 # where the device does not tell. From so many lanes on a batch is not filled up to a power of two, which is a copy.
 GPU_TILE, GPU_PART, GPU_MEMORY = 2**20, 8, 2**34
@@ -165,7 +171,7 @@ class BatchLast(Batch):
 
 
 class Plan(NamedTuple):
-    """How a batch is laid out; a function of shapes and the platform, never of values."""
+    """How a batch is laid out; a function of shapes, the platform and XLA's flags, never of values."""
 
     design: type[Design]
     tile: int  # datasets of a tile, in the first round
@@ -189,17 +195,27 @@ def device(batch: Batch) -> jax.Device:
 
 def _plan_cpu(batch: Batch) -> Plan:
     n, p = batch.shape
+    many, shared = n * p > LANES_ELEMENTS, batch.has_one_design
+    if not folds_loops():
+        if p > LANES_COLUMNS or many:
+            return Plan(Dense, 1, 1, STRIP)
+        return Plan(Shared, SHARED_TILE, SHARED_TILE, STRIP) if shared else Plan(Lanes, LANES_TILE, LANES_TILE, STRIP)
     if p > ROWS_COLUMNS:
         return Plan(Dense, 1, 1, STRIP)
-    if n * p > LANES_ELEMENTS:
+    if many:
         return Plan(Folded, 1, 1, STRIP)
-    if batch.has_one_design:
-        return Plan(SharedByRow, WIDTH, WIDTH, STRIP)
+    if shared:
+        return Plan(SharedByRow, SHARED_TILE, SHARED_TILE, STRIP)
     lanes = width(n, p, batch.x.dtype)
     if n * p <= ROWS_ELEMENTS:
         return Plan(LanesByRow, lanes, lanes, STRIP)
     tile = FOLDED_TILE if lanes == WIDTH else 1
     return Plan(Folded, tile, tile, STRIP)
+
+
+def folds_loops() -> bool:
+    """Whether XLA makes one function of a loop over rows."""
+    return jax.__version_info__ >= (0, 12) or FOLD_LOOPS in os.environ.get("XLA_FLAGS", "")
 
 
 def _plan_gpu(batch: Batch) -> Plan:
