@@ -145,7 +145,7 @@ def _diagonal(matrix: Array) -> Array:
     return lax.slice_in_dim(matrix.reshape(p * p, -1), 0, None, p + 1)
 
 
-@jax.jit
+@jax.jit  # once in a program, as in ``special``
 def _eliminated(a: Array, rhs: Array) -> tuple[Array, Array, Array]:
     """L, its smallest squared pivot and L⁻¹ rhs: column by column of L, with rhs as a row below A.
 

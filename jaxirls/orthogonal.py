@@ -25,7 +25,7 @@ class Basis(NamedTuple):
     m: Array  # (p, p, T)
 
 
-@jax.jit
+@jax.jit  # once in a program, as in ``special``
 def orthonormalize(a: Array) -> Basis:
     """Gram-Schmidt done twice, which is enough: Giraud, Langou & Rozložník (2005), Comput. Math. Appl. 50, 1069-1075.
 

@@ -311,6 +311,7 @@ def test_constants_of_a_program_are_fitted_too():
     np.testing.assert_array_equal(program(1.0), fit.params)
 
 
+@pytest.mark.usefixtures("compile_fast")
 def test_a_scope_of_64_bit_types_reaches_every_core():
     X, y = simulate("binomial", (64,), n=20, p=2)
     expected = ji.fit(X, y, ji.Binomial())

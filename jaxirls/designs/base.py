@@ -116,7 +116,11 @@ def square(x: Array) -> Array:
 
 def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
     """Some rows of row data; what is the same for every row stays."""
-    return jax.tree.map(lambda a: a if a.shape[0] == 1 else lax.dynamic_slice_in_dim(a, start, size), rows)
+
+    def cut(leaf: Array) -> Array:
+        return lax.dynamic_slice_in_dim(leaf, jnp.int32(start), size, allow_negative_indices=False)
+
+    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else cut(leaf), rows)
 
 
 def masked(kernel: Kernel) -> Kernel:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, UnsupportedError, masked, repeated
-from jaxirls.designs.lanes import Lanes, combine, symmetric
+from jaxirls.designs.base import Design, Kernel, Rows, Sums, UnsupportedError, masked, repeated, some_rows
+from jaxirls.designs.lanes import Lanes, combine, unpacked
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
 
@@ -96,7 +96,7 @@ class Streamed(Design):
     def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
         def added(found: Array, own: Rows, size: int, is_new: Array | None) -> Array:
             def add(i: Array, found: Array) -> Array:
-                value = term(_row(own, i))
+                value = term(some_rows(own, i, 1))
                 return found + (value if is_new is None else jnp.where(is_new, value, 0.0))
 
             return lax.fori_loop(jnp.int32(0), jnp.int32(size), add, found)
@@ -149,7 +149,7 @@ def _row_terms(
 def _nothing(x: Array, beta: Array, rows: Rows, kernel: Kernel) -> _Block:
     """The sums of no rows."""
     zero = jnp.zeros((1, beta.shape[1]), x.dtype)
-    sums, minima, _ = jax.eval_shape(lambda: _row_terms(_row((x, rows), 0), beta, kernel))
+    sums, minima, _ = jax.eval_shape(lambda: _row_terms(some_rows((x, rows), 0, 1), beta, kernel))
     return varying(_Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero), x, rows, beta)
 
 
@@ -159,7 +159,7 @@ def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, blo
     def turn(i: Array | int, found: _Block, size: int = block) -> _Block:
         product = None
         for k in range(size):
-            sums, minima, excess = _row_terms(_row((x, rows), i * block + k), beta, kernel)
+            sums, minima, excess = _row_terms(some_rows((x, rows), i * block + k, 1), beta, kernel)
             found = _Block(
                 tuple(map(jnp.add, found.sums, sums)), tuple(map(jnp.minimum, found.minima, minima)), found.log
             )
@@ -173,20 +173,9 @@ def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, blo
 
 def _sums(p: int, found: _Block) -> Sums:
     found = jax.tree.map(lambda leaf: leaf[0], found)
-    start = p * (p + 1) // 2
-    gram, score = symmetric(jnp.stack(found.sums[:start]), p), jnp.stack(found.sums[start : start + p])
-    return Sums(gram, score, found.sums[start + p :], found.minima, found.log)
+    return Sums(*unpacked(jnp.stack(found.sums), p), found.minima, found.log)
 
 
 def _cut(tree: Any, part: slice) -> Any:
     """Some rows of row data; what is the same for every row stays."""
     return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[part], tree)
-
-
-def _row(tree: Any, i: Array | int) -> Any:
-    """Row i of row data, (1, T); what is the same for every row stays."""
-
-    def read(leaf: Array) -> Array:
-        return lax.dynamic_slice_in_dim(leaf, jnp.int32(i), 1, allow_negative_indices=False)
-
-    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else read(leaf), tree)

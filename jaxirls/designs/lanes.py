@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, log_excess_of, repeated, square, through
+from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, log_excess_of, repeated, square, through
 from jaxirls.linalg import Factor
 from jaxirls.trees import pytree
 
@@ -60,16 +59,9 @@ class Lanes(Design):
         products = [weighted[j] * columns[k] for j in range(p) for k in range(j + 1)]
         products += [residual * column for column in columns]
         products += [jnp.broadcast_to(term, (n, lanes)) for term in terms.sums]
-        totals = _fold_rows(products, jnp.add, jnp.sum)
         lowest = [jnp.broadcast_to(term, (n, lanes)) for term in terms.minima]
-        start = p * (p + 1) // 2
-        return Sums(
-            symmetric(totals[:start], p),
-            totals[start : start + p],
-            tuple(totals[start + p :]),
-            tuple(_fold_rows(lowest, jnp.minimum, jnp.min)) if lowest else (),
-            log_excess_of(terms.excess),
-        )
+        minima = tuple(_fold_rows(lowest, jnp.minimum)) if lowest else ()
+        return Sums(*unpacked(_fold_rows(products, jnp.add), p), minima, log_excess_of(terms.excess))
 
 
 def combine(x: Array, beta: Array) -> Array:
@@ -80,32 +72,30 @@ def combine(x: Array, beta: Array) -> Array:
     return eta
 
 
-def symmetric(triangle: Array, p: int) -> Array:
-    """The (p, p, T) matrix of the rows of a lower triangle one after the other: by one gather, which compiles fast."""
+def unpacked(totals: Array, p: int) -> tuple[Array, Array, tuple[Array, ...]]:
+    """The Gram matrix (p, p, T), the score (p, T) and the further sums, each (T,), from all of them in rows, (k, T).
+
+    Of the matrix these are the rows of the lower triangle; it is made by one gather, which compiles fast.
+    """
+    start = p * (p + 1) // 2
     place = np.zeros((p, p), int)
-    place[np.tril_indices(p)] = np.arange(p * (p + 1) // 2)
-    return triangle[np.maximum(place, place.T)]
+    place[np.tril_indices(p)] = np.arange(start)
+    further = tuple(totals[i] for i in range(start + p, totals.shape[0]))
+    return totals[:start][np.maximum(place, place.T)], totals[start : start + p], further
 
 
-def _fold_rows(
-    terms: list[Array], pair: Callable[[Array, Array], Array], reduce: Callable[[Array, int], Array]
-) -> Array:
-    """Each (n, T) reduced over its rows, (k, T).
+def _fold_rows(terms: list[Array], pair: Pair) -> Array:
+    """``pair`` of the rows of each (n, T), (k, T).
 
-    First slabs of rows elementwise, which vectorizes, then the slabs of all terms together: for every term alone XLA
-    takes as long, and two more kernels.
+    First slabs of rows elementwise, which vectorizes, then the slabs of all terms together: a reduction of each alone
+    would be two kernels more for every term.
     """
     n = terms[0].shape[0]
     slab = n // SLABS
-
-    def fold(term: Array) -> Array:
-        parts = [term[i * slab : (i + 1) * slab] for i in range(SLABS)]
-        return functools.reduce(pair, parts)
-
-    if not slab:
-        return reduce(jnp.stack(terms), 1)
-    slabs = [lax.optimization_barrier(jnp.stack([fold(term) for term in terms]))]
-    rest = slab * SLABS
-    if rest < n:
-        slabs.append(jnp.stack([term[rest:] for term in terms]))
-    return reduce(jnp.concatenate(slabs, 1), 1)
+    whole, parts = slab * SLABS, []
+    if slab:
+        slabs = [functools.reduce(pair, [term[i : i + slab] for i in range(0, whole, slab)]) for term in terms]
+        parts.append(lax.optimization_barrier(jnp.stack(slabs)))
+    if whole < n:
+        parts.append(jnp.stack([term[whole:] for term in terms]))
+    return pair.reduce(jnp.concatenate(parts, 1), axis=1)
