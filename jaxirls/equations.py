@@ -72,9 +72,9 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     if system.curvature is not None:
         target = jnp.concatenate([target, -jnp.sqrt(system.curvature) * beta])
         score = score - system.curvature * beta
-    matrix, exponent = balanced(stacked(system, x * root[:, None]))
+    matrix, unit = balanced(stacked(system, x * root[:, None]))
     q, r, _ = orthonormalize(matrix)
-    factor = linalg.factor_of(jnp.ldexp(r, exponent[None]))
+    factor = linalg.factor_of(r * unit[None])
     half = project(q, target) + linalg.forward(factor, project(x, jnp.where(divides, 0.0, residual)))
     left_out = factor.scaling == 0
     if system.aliased is not None:
@@ -106,9 +106,9 @@ def independent(system: System, present: Array) -> tuple[Array, Callable[[Array]
     """
     lanes = present.shape[1]
     x = jnp.where(present[:, None], system.design.lanes(lanes), 0.0)
-    matrix, exponent = balanced(stacked(system, x))
+    matrix, unit = balanced(stacked(system, x))
     q, r, _ = orthonormalize(matrix)
-    factor = linalg.factor_of(jnp.ldexp(r, exponent[None]))
+    factor = linalg.factor_of(r * unit[None])
 
     def least_squares(target: Array) -> Array:
         return linalg.backward(factor, project(q[: system.design.n], jnp.where(present, target, 0.0)))

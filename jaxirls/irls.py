@@ -111,6 +111,14 @@ def first_limit(problem: Problem, config: IRLS, state: State) -> Array | int:
     return jnp.minimum(jnp.where(far, EARLY_PASSES, FIRST_PASSES), config.max_iter)
 
 
+class Resumed(NamedTuple):
+    """T lanes of which is known whether they have a finite estimate."""
+
+    state: State
+    open: Array  # (T,)
+    found: Existence
+
+
 class Finished(NamedTuple):
     """Where T lanes stand that are finished, but for QR."""
 
@@ -120,9 +128,21 @@ class Finished(NamedTuple):
     anew: Array  # (T,), to be fitted again: the Gram matrix does not lead to their optimum
 
 
-def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Finished:
-    """Decide separation for the open lanes and run the others among them to their end."""
-    found = existence(problem, open_)
+def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Resumed:
+    """Decide separation for the open lanes. What follows is about as much to compile, in a function of its own."""
+    return Resumed(state, open_, existence(problem, open_))
+
+
+def finish(problem: Problem, resumed: Resumed, config: IRLS) -> tuple[Finished, Solution, Array]:
+    """The solutions by steps from the Gram matrix, where the lanes then stand, and which of them ask for QR."""
+    finished = _finished(problem, resumed, config)
+    equations = _last_pass(problem, finished.state.beta)
+    return finished, _concluded(problem, finished, equations, config), _ill(finished, equations, config)
+
+
+def _finished(problem: Problem, resumed: Resumed, config: IRLS) -> Finished:
+    """The open lanes, those that are separated aside, run to their end."""
+    state, open_, found = varying(resumed, problem)
     separated = found.separated
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     anew = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
@@ -134,12 +154,6 @@ def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Finish
         anew = anew & (state.code != Status.BOUNDARY)
     anew = anew | (open_ & (state.code == ILL_CONDITIONED))
     return Finished(state, open_, found, jnp.zeros_like(anew) if config.solver == "cholesky" else anew)
-
-
-def finish(problem: Problem, finished: Finished, config: IRLS) -> tuple[Finished, Solution, Array]:
-    """The solutions where the lanes stand, and which lanes ask for QR."""
-    equations = _last_pass(problem, finished.state.beta)
-    return finished, _concluded(problem, finished, equations, config), _ill(finished, equations, config)
 
 
 def resume_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Array, Finished]:
@@ -163,8 +177,9 @@ def finish_by_qr(problem: Problem, resumed: tuple[Array, Finished], config: IRLS
     return _concluded(problem, finished, last_pass(problem, finished.state.beta, by_qr), config)
 
 
-def complete(problem: Problem, finished: Finished, config: IRLS) -> Solution:
+def complete(problem: Problem, resumed: Resumed, config: IRLS) -> Solution:
     """The solutions of the open lanes, by QR where they ask for it, in one program."""
+    finished = _finished(problem, resumed, config)
     equations = _last_pass(problem, finished.state.beta)
     if config.solver != "cholesky":
         ill = _ill(finished, equations, config)

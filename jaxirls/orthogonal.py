@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls.folds import folded, total
@@ -58,10 +59,22 @@ def orthonormalize(a: Array) -> Basis:
 
 
 def balanced(a: Array) -> tuple[Array, Array]:
-    """The columns scaled to a largest entry in [½, 1) by powers of two, which changes no bit of them; the exponents."""
-    exponent = jnp.frexp(folded(jnp.maximum, lambda i: jnp.abs(a[i]), a.shape[0]))[1]
+    """The columns in units of powers of two, in which their largest entries are 1 to 4; those units, ``(p, T)``.
+
+    No bit of an entry is lost.
+    """
+    unit = _power_of_two(folded(jnp.maximum, lambda i: jnp.abs(a[i]), a.shape[0]))
     # The barrier keeps XLA from scaling again for every use.
-    return lax.optimization_barrier(jnp.ldexp(a, -exponent[None])), exponent
+    return lax.optimization_barrier(a * (1 / unit)[None]), unit
+
+
+def _power_of_two(x: Array) -> Array:
+    """The largest up to x whose reciprocal is a normal number too; 1 where x is zero or not finite."""
+    infinity = np.array(np.inf, x.dtype)
+    kind = np.dtype(f"int{8 * infinity.itemsize}")
+    power = lax.bitcast_convert_type(lax.bitcast_convert_type(x, kind) & infinity.view(kind), x.dtype)
+    power = jnp.minimum(power, 1 / float(jnp.finfo(x.dtype).tiny))
+    return jnp.where((power > 0) & (x < jnp.inf), power, 1.0)
 
 
 def combine(a: Array, b: Array) -> Array:

@@ -27,9 +27,9 @@ orthonormalizes the slots, O(p³), and prices all rows, O(np). FLAT rows enter l
 one price to the next, so that no active set recurs and nothing cycles, however degenerate the data (binary covariates
 are). It takes about p pivots.
 
-**Rounding.** Q = XM, computed so, or with M beside it by the same column operations, so that the rounding of row i of Q
-is at most a multiple of ε Σⱼₖ |xᵢⱼ||Mⱼₖ|. That is the ``slack`` within which a row counts as zero, and it is charged to
-‖ρ‖ in (2), as is what Q lacks of orthogonality. The direction is at last evaluated on X itself. A lane where neither
+**Rounding.** Q = XM, with M computed beside it by the same column operations, so that the rounding of row i of Q is at
+most a multiple of ε Σⱼₖ |xᵢⱼ||Mⱼₖ|. That is the ``slack`` within which a row counts as zero, and it is charged to ‖ρ‖
+in (2), as is what Q lacks of orthogonality. The direction is at last evaluated on X itself. A lane where neither
 proof stands is undecided.
 """
 
@@ -44,9 +44,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxirls import linalg
 from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
-from jaxirls.folds import folded, total, unrolls
+from jaxirls.folds import folded, total
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.trees import varying
 
@@ -189,9 +188,9 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     present, flat = cone != ABSENT, cone == FLAT
     moving = present & ~flat
     X = jnp.where(present[:, None], X, 0.0)
-    X, exponent = balanced(X)
+    X, unit = balanced(X)
     sign = jnp.where(cone == DOWN, -1.0, 1.0).astype(X.dtype)
-    Q, M = lax.optimization_barrier(_basis(X))
+    Q, _, M = orthonormalize(X)
     problem = _problem(X, Q, M, sign, flat, moving)
 
     def running(state: _State) -> Array:
@@ -211,7 +210,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     # ‖Qr‖ = ‖r‖ ≥ 1 moves some row by ‖r‖/√n at least: half of either leaves room for rounding and none for doubt.
     moves = (norm > 0.5) & (largest > norm / (2 * math.sqrt(n)))
     separated = lax.optimization_barrier((state.verdict == CONE) & holds & moves)
-    direction = normalized(jnp.ldexp(jnp.where(separated[None], d, 0.0), -exponent))
+    direction = normalized(jnp.where(separated[None], d / unit, 0.0))
     return Recession(separated, separated | (state.verdict == OVERLAP), direction)
 
 
@@ -271,33 +270,6 @@ class _State(NamedTuple):
 def _rounding(X: Array) -> float:
     """The relative rounding of the entries of Q and M; half of it leaves 1 in 1000 tied integer datasets undecided."""
     return 4 * X.shape[1] * float(jnp.finfo(X.dtype).eps)
-
-
-def _basis(X: Array) -> tuple[Array, Array]:
-    """Q and M, by the Cholesky factor of X'X where that is far from singular, else by Gram-Schmidt, which ranks them.
-
-    Of the former Q'Q is I up to ``_skew``. It saves half the time of few columns, and none of many.
-    """
-    n, p, lanes = X.shape
-    if not unrolls(p):
-        basis = orthonormalize(X)
-        return basis.q, basis.m
-    factor = linalg.factorize(total(lambda i: X[i][:, None] * X[i][None], n))
-    units = jnp.broadcast_to(jnp.eye(p, dtype=X.dtype)[:, :, None], (p, p, lanes))
-    M = jnp.moveaxis(jax.vmap(partial(linalg.backward, factor))(varying(units, X)), 0, 1)
-    Q = jnp.stack([combine(X, M[:, k]) for k in range(p)], axis=1)
-    regular = ~factor.lossy
-
-    def careful() -> tuple[Array, Array]:
-        basis = orthonormalize(X)
-        return jnp.where(regular, Q, basis.q), jnp.where(regular, M, basis.m)
-
-    return lax.cond(regular.all(), lambda: (Q, M), careful)
-
-
-def _skew(X: Array) -> float:
-    """What ‖Qr‖ may be short of ‖r‖ = 1."""
-    return X.shape[1] * float(jnp.finfo(X.dtype).eps) ** 0.5
 
 
 def _reach(M: Array) -> Array:
@@ -367,7 +339,7 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     # Rounding alone can refuse a row that has just entered, or let ‖ρ‖ rise: then no proof is near.
     falls = norm < length(state.residual)
     priced = jnp.where(
-        norm + error < 1 - _skew(state.basis),
+        norm + error < 1 - _rounding(state.basis),
         OVERLAP,
         jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED)),
     )

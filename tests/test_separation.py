@@ -185,11 +185,14 @@ def test_endometrial_like():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_scale_free(dtype):
+@pytest.mark.parametrize("extreme", [False, True])
+def test_scale_free(dtype, extreme):
     # The units of the columns and the sizes of the rows change no decision.
     rng = np.random.default_rng(11)
     X, cone = np.moveaxis(rng.integers(-3, 4, (200, 20, 4)), 0, -1), rng.choice([UP, DOWN], (20, 200))
-    units = np.array([1e-18, 1.0, 3e15, 7e-3])[None, :, None]
+    limits = np.finfo(dtype)
+    small, large = (8 * limits.tiny, limits.max / 8) if extreme else (1e-18, 3e15)
+    units = np.array([small, 1.0, large, 7e-3])[None, :, None]
     plain = decide(jnp.asarray(X, dtype), jnp.asarray(cone))
     columns = decide(jnp.asarray(X * units, dtype), jnp.asarray(cone))
     rows = decide(jnp.asarray(X * 2.0 ** rng.integers(-6, 7, (20, 1, 200)), dtype), jnp.asarray(cone))
@@ -198,6 +201,7 @@ def test_scale_free(dtype):
     for other in (columns, rows):
         np.testing.assert_array_equal(plain.separated, other.separated)
         np.testing.assert_array_equal(plain.decided, other.decided)
+        np.testing.assert_array_equal(np.abs(other.direction).max(0), np.where(other.separated, 1.0, 0.0))
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-8])
