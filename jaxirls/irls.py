@@ -456,7 +456,8 @@ def _evaluate(
     rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
-    def kernel(eta: Array, rows: Rows) -> Terms:
+    def kernel(eta: Array, data: tuple[Rows, Array | None]) -> Terms:
+        rows, newton = data
         at = rows.shift(eta)
         work = rows.family.working(at, rows.y)
         sums, excess = [], None
@@ -469,10 +470,11 @@ def _evaluate(
             sums.append(rows.weigh(rows.family.pearson_chi2(at, rows.y, work)))
         weight = work.weight
         if newton is not None:
-            weight = jnp.where(newton[None], rows.family.observed_information(at, rows.y), weight)
+            weight = jnp.where(newton, rows.family.observed_information(at, rows.y), weight)
         return Terms(rows.weigh(weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
-    equations = method(problem.system, beta, rows, kernel)
+    data = rows, None if newton is None else newton[None]
+    equations = method(problem.system, beta, data, kernel)
     weight = problem.total_weight
     loss = jnp.zeros_like(weight) if by_score else equations.sums[0] + equations.log_excess
     if not (by_score or problem.curvature is None):

@@ -249,7 +249,7 @@ def half_deviance(y: Array, mu: Array, log_mu: Array, power: Array | float) -> A
     sums: list[Array | float] = [1.0]
     for _ in range(14):
         sums.append(1 + m * sums[-1])
-    series = _polynomial(r_near, [s / math.factorial(j + 2) for j, s in enumerate(sums)])
+    series = _polynomial(r_near, [s / float(math.factorial(j + 2)) for j, s in enumerate(sums)])
 
     mu_m = _power(mu, log_mu, m)
     close_by = mu_m * jnp.square(r_near) * series

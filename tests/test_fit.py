@@ -52,6 +52,33 @@ def test_random_data_agree_with_statsmodels(name):
     np.testing.assert_allclose(fit.predict(X[:7]), peer.predict(X[:7]), rtol=1e-10)
 
 
+SM = sm.families
+NOT_CANONICAL = {
+    "binomial-probit": (ji.Binomial(link=ji.links.Probit()), SM.Binomial(SM.links.Probit())),
+    "gamma-log": (ji.Gamma(link=ji.links.Log()), SM.Gamma(SM.links.Log())),
+    "tweedie-log": (ji.Tweedie(1.5), SM.Tweedie(SM.links.Log(), var_power=1.5)),
+}
+
+
+@pytest.mark.parametrize("n", [60, 1000])  # as many rows of a dataset are lanes of their own
+@pytest.mark.parametrize("name", NOT_CANONICAL)
+def test_with_32_bit_types_alone_links_that_are_not_canonical_agree_with_statsmodels(name, n):
+    family, peer_family = NOT_CANONICAL[name]
+    X, y = simulate("binomial" if "binomial" in name else "poisson", (8,), n=n)
+    if name == "gamma-log":
+        y = y + 0.5
+    with jax.enable_x64(False):
+        fit = ji.fit(X.astype(np.float32), y.astype(np.float32), family)
+        assert fit.params.dtype == jnp.float32
+        assert np.all(fit.status == ji.Status.CONVERGED)
+        found = jax.tree.map(np.asarray, (fit.params, fit.bse, fit.deviance))
+    for i in range(len(X)):
+        peer = tight(y[i], X[i], peer_family)
+        np.testing.assert_allclose(found[0][i], peer.params, atol=1e-3 * peer.bse.min())
+        np.testing.assert_allclose(found[1][i], peer.bse, rtol=1e-4)
+        np.testing.assert_allclose(found[2][i], peer.deviance, rtol=1e-5)
+
+
 def real_data():
     spector = sm.datasets.spector.load_pandas()
     cancer = sm.datasets.cancer.load_pandas().data
