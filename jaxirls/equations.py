@@ -79,15 +79,15 @@ def by_qr(system: System, beta: Array, rows: Any, kernel: Kernel) -> Equations:
     left_out = factor.scaling == 0
     if system.aliased is not None:
         left_out, score = left_out & ~system.aliased, jnp.where(system.aliased, 0.0, score)
-    return Equations(factor, half, score, left_out.any(0), *further(terms, weight.shape))
+    return Equations(factor, half, score, left_out.any(0), *further(design, terms, lanes))
 
 
-def further(terms: Terms, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
+def further(design: Design, terms: Terms, lanes: int) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
     """What the kernel asks for beside the equations, from terms of all rows at once, (n, T)."""
-    sums = tuple(jnp.broadcast_to(term, shape).sum(0) for term in terms.sums)
-    minima = tuple(jnp.broadcast_to(term, shape).min(0) for term in terms.minima)
-    excess = jnp.zeros_like(terms.residual) if terms.excess is None else terms.excess
-    return sums, minima, jnp.log1p(jnp.broadcast_to(excess, shape)).sum(0)
+    sums = tuple(design.fold(jnp.add, term, lanes) for term in terms.sums)
+    minima = tuple(design.fold(jnp.minimum, term, lanes) for term in terms.minima)
+    log_excess = jnp.zeros_like(terms.residual) if terms.excess is None else jnp.log1p(terms.excess)
+    return sums, minima, design.fold(jnp.add, log_excess, lanes)
 
 
 def stacked(system: System, x: Array) -> Array:

@@ -18,7 +18,7 @@ Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -128,6 +128,14 @@ class Finished(NamedTuple):
     anew: Array  # (T,), to be fitted again: the Gram matrix does not lead to their optimum
 
 
+class Settled(NamedTuple):
+    """Lanes whose last pass is made."""
+
+    finished: Finished
+    equations: Equations
+    aliased: Array | None = None  # (p, T), columns that are left out; none, if None
+
+
 def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Resumed:
     """Decide separation for the open lanes. What follows is about as much to compile, in a function of its own."""
     return Resumed(state, open_, existence(problem, open_))
@@ -135,9 +143,15 @@ def resume(problem: Problem, state: State, open_: Array, config: IRLS) -> Resume
 
 def finish(problem: Problem, resumed: Resumed, config: IRLS) -> tuple[Finished, Solution, Array]:
     """The solutions by steps from the Gram matrix, where the lanes then stand, and which of them ask for QR."""
+    settled = settle(problem, resumed, config)
+    return settled.finished, conclude(problem, settled, config), _ill(settled, config)
+
+
+def settle(problem: Problem, resumed: Resumed, config: IRLS) -> Settled:
+    """Steps from the Gram matrix to their end, and the last pass there."""
     finished = _finished(problem, resumed, config)
-    equations = _last_pass(problem, finished.state.beta)
-    return finished, _concluded(problem, finished, equations, config), _ill(finished, equations, config)
+    by_gram = partial(last_pass, method=by_cholesky)
+    return Settled(finished, in_one_kernel(by_gram, problem, finished.state.beta))
 
 
 def _finished(problem: Problem, resumed: Resumed, config: IRLS) -> Finished:
@@ -173,44 +187,53 @@ def resume_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Ar
 def finish_by_qr(problem: Problem, resumed: tuple[Array, Finished], config: IRLS) -> Solution:
     """The solutions of lanes that ask for QR."""
     aliased, finished = resumed
-    problem = problem._replace(aliased=aliased)
-    return _concluded(problem, finished, last_pass(problem, finished.state.beta, by_qr), config)
+    equations = last_pass(problem._replace(aliased=aliased), finished.state.beta, by_qr)
+    return conclude(problem, Settled(finished, equations, aliased), config)
 
 
-def complete(problem: Problem, resumed: Resumed, config: IRLS) -> Solution:
-    """The solutions of the open lanes, by QR where they ask for it, in one program."""
-    finished = _finished(problem, resumed, config)
-    equations = _last_pass(problem, finished.state.beta)
-    if config.solver != "cholesky":
-        ill = _ill(finished, equations, config)
-        none = jnp.zeros(finished.state.beta.shape, bool)
-        by_cholesky_alone = varying((none, finished, equations), problem)
-
-        def by_qr_too() -> tuple[Array, Finished, Equations]:
-            aliased, resumed = resume_by_qr(problem, finished, config)
-            new = last_pass(problem._replace(aliased=aliased), resumed.state.beta, by_qr)
-            return _select(ill, (aliased, resumed, new), by_cholesky_alone)
-
-        aliased, finished, equations = lax.cond(ill.any(), by_qr_too, lambda: by_cholesky_alone)
-        problem = problem._replace(aliased=aliased)
-    return _concluded(problem, finished, equations, config)
+def refit(problem: Problem, settled: Settled, config: IRLS) -> Settled:
+    """By QR the lanes that the Gram matrix did not lead to their optimum."""
+    aliased, finished = resume_by_qr(problem, settled.finished, config)
+    return settled._replace(finished=finished, aliased=aliased)
 
 
-def _ill(finished: Finished, equations: Equations, config: IRLS) -> Array:
-    """Which lanes ask for QR."""
-    if config.solver == "cholesky":
-        return jnp.zeros_like(finished.anew)
-    return finished.anew | (finished.open & _asks_for_qr(finished.state, equations.factor, config))
+def settle_by_qr(problem: Problem, settled: Settled, config: IRLS) -> Settled:
+    """The last pass of the lanes that ask for QR."""
+    settled = varying(settled, problem)
+    ill = _ill(settled, config)
+
+    def by_qr_too() -> Equations:
+        equations = last_pass(problem._replace(aliased=settled.aliased), settled.finished.state.beta, by_qr)
+        return _select(ill, equations, settled.equations)
+
+    return settled._replace(equations=lax.cond(ill.any(), by_qr_too, lambda: settled.equations))
 
 
-def _last_pass(problem: Problem, beta: Array) -> Equations:
-    return in_one_kernel(partial(last_pass, method=by_cholesky), problem, beta)
-
-
-def _concluded(problem: Problem, finished: Finished, equations: Equations, config: IRLS) -> Solution:
+def conclude(problem: Problem, settled: Settled, config: IRLS) -> Solution:
     """The solutions, with the proof of separation."""
+    finished, equations, aliased = settled
+    problem = problem if aliased is None else problem._replace(aliased=aliased)
     solution, certain = statistics(problem, finished.state, config, equations)
     return concluded(solution, certain, finished.found)
+
+
+def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solution:
+    """The solutions of the open lanes, by all parts that come after the first passes."""
+    first, *rest = later_parts(config)
+    return reduce(lambda reached, part: part(problem, reached, config), rest, first(problem, state, open_, config))
+
+
+def later_parts(config: IRLS) -> tuple[Callable[..., Any], ...]:
+    """What comes after the first passes: each is compiled apart, and takes what the one before it made."""
+    return resume, settle, *(() if config.solver == "cholesky" else (refit, settle_by_qr)), conclude
+
+
+def _ill(settled: Settled, config: IRLS) -> Array:
+    """Which lanes ask for QR."""
+    finished = settled.finished
+    if config.solver == "cholesky":
+        return jnp.zeros_like(finished.anew)
+    return finished.anew | (finished.open & _asks_for_qr(finished.state, settled.equations.factor, config))
 
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
@@ -456,8 +479,7 @@ def _evaluate(
     rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
-    def kernel(eta: Array, data: tuple[Rows, Array | None]) -> Terms:
-        rows, newton = data
+    def kernel(eta: Array, rows: Rows, newton: Array | None = None) -> Terms:
         at = rows.shift(eta)
         work = rows.family.working(at, rows.y)
         sums, excess = [], None
@@ -473,8 +495,10 @@ def _evaluate(
             weight = jnp.where(newton, rows.family.observed_information(at, rows.y), weight)
         return Terms(rows.weigh(weight), rows.weigh(work.score), tuple(sums), excess=excess)
 
-    data = rows, None if newton is None else newton[None]
-    equations = method(problem.system, beta, data, kernel)
+    if newton is None:
+        equations = method(problem.system, beta, rows, kernel)
+    else:
+        equations = method(problem.system, beta, (rows, newton[None]), lambda eta, data: kernel(eta, *data))
     weight = problem.total_weight
     loss = jnp.zeros_like(weight) if by_score else equations.sums[0] + equations.log_excess
     if not (by_score or problem.curvature is None):

@@ -8,6 +8,7 @@ are those of ``irls``, which are made at β however it was found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ from jaxirls.rows import Rows
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-__all__ = ["begin", "begun", "complete", "finish", "resume"]
+__all__ = ["begin", "begun", "finish", "later_parts", "resume"]
 
 LINE_SEARCH_PASSES = 30
 # Where values differ by less, in units of the machine epsilon, the slopes decide what is a descent.
@@ -72,14 +73,19 @@ def resume(problem: Problem, state: State, open_: Array, config: LBFGS) -> tuple
 
 def finish(problem: Problem, resumed: tuple[State, Existence], config: LBFGS) -> tuple[None, Solution, Array]:
     """The solutions of the open lanes; none is left open."""
-    return None, complete(problem, resumed, config), jnp.zeros(problem.lanes, bool)
+    return None, conclude(problem, resumed, config), jnp.zeros(problem.lanes, bool)
 
 
-def complete(problem: Problem, resumed: tuple[State, Existence], config: LBFGS) -> Solution:
+def conclude(problem: Problem, resumed: tuple[State, Existence], config: LBFGS) -> Solution:
     """The solutions of the open lanes."""
     state, found = resumed
     solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
     return concluded(solution, certain, found)
+
+
+def later_parts(config: LBFGS) -> tuple[Callable[..., Any], ...]:
+    """What comes after the first round."""
+    return resume, conclude
 
 
 def _method(config: LBFGS) -> Method:

@@ -56,7 +56,7 @@ def by_products(system: System, beta: Array, rows: Any, kernel: Kernel, *, max_i
     with jax.numpy_dtype_promotion("standard"):  # which JAX's own solver takes for granted
         square, settled = lax.map(partial(_decrement, max_iter), data)
     half = jnp.sqrt(jnp.maximum(square, 0.0))[None]
-    return Equations(Products(multiply, diagonal), half, score, ~settled, *further(terms, weight.shape))
+    return Equations(Products(multiply, diagonal), half, score, ~settled, *further(design, terms, lanes))
 
 
 def _decrement(max_iter: int, lane: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array]:

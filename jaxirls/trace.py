@@ -164,7 +164,7 @@ def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
 
 
 def _finished(problem: Problem, config: IRLS, state: State) -> Solution:
-    return irls.complete(problem, irls.resume(problem, state, jnp.ones(1, bool), config), config)
+    return irls.complete(problem, state, jnp.ones(1, bool), config)
 
 
 def _running_at(state: State, beta: Array) -> State:

@@ -12,7 +12,7 @@ import jaxirls as ji
 from jaxirls import linalg
 from jaxirls.designs import Dense, Folded, Lanes, LanesByBlock, LanesByRow, Shared, SharedByRow, Terms
 from jaxirls.engine.batch import Batch, plan
-from jaxirls.engine.tiles import first_round
+from jaxirls.engine.tiles import first_round, later_rounds, second_round, third_round
 
 LANES = 3
 DESIGNS = (Lanes, LanesByRow, LanesByBlock, Folded, Shared, SharedByRow, Dense)
@@ -106,6 +106,20 @@ def test_the_first_round_calls_no_library(p, shared):
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
+@pytest.mark.parametrize("family", [ji.Binomial(), ji.Gamma()], ids=str)
+def test_layout_and_parts_of_the_later_rounds_are_functions(family):
+    """Also where XLA would leave a sum over so many rows to a library, and in one program of all rounds."""
+    x, y = jax.ShapeDtypeStruct((256, 200, 3), jnp.float32), jax.ShapeDtypeStruct((256, 200), jnp.float32)
+    batch, real = Batch(x, y, None, None, None, family, None, None, None), jax.ShapeDtypeStruct((256,), bool)
+    layout, config = plan(batch), ji.IRLS()
+    first = jax.eval_shape(lambda batch: first_round(batch, layout, config), batch)
+    rounds = [jax.jit(rounds, static_argnums=(3, 4)) for rounds in (second_round, third_round, later_rounds)]
+    second = jax.eval_shape(lambda *data: second_round(*data, layout, config), batch, first.state, real)
+    for later, state, count in zip(rounds, (first.state, second.state, first.state), (3, 3, 6), strict=True):
+        assert_functions(later.lower(batch, state, real, layout, config), count)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
 @pytest.mark.parametrize(("n", "p"), [(100, 5), (1000, 20)])
 def test_layout_passes_and_proof_of_a_tile_are_a_function_each(n, p):
     """Not one, which one core would compile, nor more, which would be called one by one for every tile."""
@@ -113,7 +127,7 @@ def test_layout_passes_and_proof_of_a_tile_are_a_function_each(n, p):
     batch = Batch(x, y, None, None, None, ji.Binomial(), None, None, None)
     layout = plan(batch)
     assert layout.design.by_row
-    assert_three_functions(jax.jit(first_round, static_argnums=(1, 2)).lower(batch, layout, ji.IRLS()))
+    assert_functions(jax.jit(first_round, static_argnums=(1, 2)).lower(batch, layout, ji.IRLS()))
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA then makes no function of a loop over rows")
@@ -126,14 +140,14 @@ def test_they_are_where_x_and_y_are_constants_of_the_program():
         batch = Batch(*x_and_y, None, weights, None, ji.Binomial(), None, None, None)
         return first_round(batch, plan(batch), ji.IRLS())
 
-    assert_three_functions(jax.jit(bootstrap).lower(weights))
+    assert_functions(jax.jit(bootstrap).lower(weights))
 
 
-def assert_three_functions(lowered):
+def assert_functions(lowered, count=3):
     program = lowered.compile().as_text()
     (loop,) = re.findall(r" while\(.* body=%?([\w.-]+)", program[program.index("ENTRY") :])
     body = re.search(rf"^%?{re.escape(loop)} \(.*?^}}", program, re.MULTILINE | re.DOTALL)[0]
-    assert body.count("xla_cpu_small_call") == 3
+    assert body.count("xla_cpu_small_call") == count
     assert body.count(" fusion(") < 16
 
 

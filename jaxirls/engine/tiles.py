@@ -4,8 +4,8 @@ First every tile makes the passes that a well-posed dataset needs. The lanes tha
 are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours. What
 then asks for QR makes a third round: few datasets do, and it takes as long to compile as either of the others.
 
-A round lays a tile out, makes its passes, and proves what they led to. Where XLA makes functions of loops these are
-three, see ``apart``.
+A round lays a tile out and takes it through its parts, passes and the proof of what they led to. Where XLA makes
+functions of loops each is one, see ``apart``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from jaxirls.proof import Solution
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
-# A round is passes and a proof from there. Each algorithm has ``begin`` and ``begun`` for the first, ``resume`` and
-# ``finish`` for the second, and ``complete``, in place of ``finish``, for all after the first.
+# Each algorithm has two parts for the first round, ``begin`` and ``begun``, two for the second, ``resume`` and
+# ``finish``, and ``later_parts`` for all after the first in one.
 ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
+Parts = tuple[Callable[..., Any], ...]
 
 
 class Round(NamedTuple):
@@ -43,26 +44,26 @@ class Round(NamedTuple):
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile, and the proof there."""
     algorithm = ALGORITHMS[type(config)]
-    return Round(*_over_tiles(algorithm.begin, algorithm.begun, batch, (), layout.tile, layout, config))
+    return Round(*_over_tiles((algorithm.begin, algorithm.begun), batch, (), layout.tile, layout, config))
 
 
 def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Round:
     """Finish tiles, given where their datasets stand; those that are not ``real`` fill the last places, or tiles."""
     algorithm = ALGORITHMS[type(config)]
     given = (_idle(state, real), real)
-    return Round(*_later_round(algorithm.resume, algorithm.finish, batch, given, real, layout, config))
+    return Round(*_later_round((algorithm.resume, algorithm.finish), batch, given, real, layout, config))
 
 
 def third_round(batch: Batch, finished: irls.Finished, real: Array, layout: Plan, config: IRLS) -> Solution:
     """Finish by QR what the second round left open, likewise."""
-    return _later_round(irls.resume_by_qr, irls.finish_by_qr, batch, (finished,), real, layout, config)
+    return _later_round((irls.resume_by_qr, irls.finish_by_qr), batch, (finished,), real, layout, config)
 
 
 def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:
     """The second round and the third in one."""
     algorithm = ALGORITHMS[type(config)]
     given = (_idle(state, real), real)
-    return _later_round(algorithm.resume, algorithm.complete, batch, given, real, layout, config)
+    return _later_round(algorithm.later_parts(config), batch, given, real, layout, config)
 
 
 def _idle(state: State, real: Array) -> State:
@@ -71,21 +72,14 @@ def _idle(state: State, real: Array) -> State:
 
 
 def _later_round(
-    passes: Callable[..., Any],
-    proof: Callable[..., Any],
-    batch: Batch,
-    given: tuple[Any, ...],
-    real: Array,
-    layout: Plan,
-    config: Algorithm,
+    parts: Parts, batch: Batch, given: tuple[Any, ...], real: Array, layout: Plan, config: Algorithm
 ) -> Any:
     filled = real.reshape(-1, layout.rest).any(1).sum(dtype=jnp.int32)
-    return _over_tiles(passes, proof, batch, given, layout.rest, layout, config, filled)
+    return _over_tiles(parts, batch, given, layout.rest, layout, config, filled)
 
 
 def _over_tiles(
-    passes: Callable[..., Any],
-    proof: Callable[..., Any],
+    parts: Parts,
     batch: Batch,
     given: tuple[Any, ...],
     tile: int,
@@ -93,13 +87,13 @@ def _over_tiles(
     config: Algorithm,
     count: int | Array | None = None,
 ) -> Any:
-    """The proof of what the passes lead to, in every tile or the first ``count``; results batch first.
+    """What the last part makes, of every tile or the first ``count``; batch first.
 
     Args:
-      passes: (problem, *given, config) -> where they lead.
-      proof: (problem, where they led, config) -> the results there.
+      parts: of the first, (problem, *given, config) -> what it makes; of the others, (problem, what the one before
+        made, config) -> what it makes.
       batch: B datasets.
-      given: what else the passes take, trees of leaves (B, ...).
+      given: what else the first part takes, trees of leaves (B, ...).
       tile: how many datasets to a tile.
       layout: of the batch.
       config: of the algorithm.
@@ -113,37 +107,47 @@ def _over_tiles(
         return laid, *own
 
     # Each is traced once, for the shapes and for the loop.
-    lay, passes, proof = jax.jit(lay), jax.jit(partial(passes, config=config)), jax.jit(partial(proof, config=config))
+    lay, (*passes, proof) = jax.jit(lay), [jax.jit(partial(part, config=config)) for part in parts]
     data, size = (batch, given), batch.size
     first = varying(jnp.int32(0), data)
-
-    def whole(data: Any, start: Array) -> tuple[Any, Any, Any]:
-        laid = lay(data, start)
-        reached = passes(*laid)
-        return laid, reached, proof(laid[0], reached)
 
     def put(store: Any, laid: Problem, reached: Any, start: Array) -> Any:
         done = jax.tree.map(_batch_first, proof(laid, reached))
         return jax.tree.map(lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, done)
+
+    def through(data: Any, start: Array, made: Callable[..., Any]) -> list[Any]:
+        """What the layout and every pass make, each by ``made(number, part, *given)``."""
+        rooms = [made(0, lay, data, start)]
+        given = rooms[0]
+        for number, part in enumerate(passes, 1):
+            rooms.append(made(number, part, *given))
+            given = rooms[0][0], rooms[-1]
+        return rooms
+
+    def whole(data: Any, start: Array) -> tuple[Any, ...]:
+        rooms = through(data, start, lambda _, part, *given: part(*given))
+        return *rooms, proof(rooms[0][0], rooms[-1])
 
     def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         rooms, store = carry
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
         start = jnp.minimum(first + i * tile, size - tile)
         if not layout.design.by_row:
-            laid = lay(data, start)
-            return rooms, put(store, laid[0], passes(*laid), start)
-        laid, reached = rooms
-        laid = apart(lambda _, *given: varying(lay(*given), data), laid, data, start)
-        reached = apart(lambda _, *given: varying(passes(*given), data), reached, *laid)
-        return (laid, reached), apart(put, store, laid[0], reached, start)
+            laid, *_, reached = through(data, start, lambda _, part, *given: part(*given))
+            return rooms, put(store, laid[0], reached, start)
+
+        def made(number: int, part: Callable[..., Any], *given: Any) -> Any:
+            return apart(lambda _, *given: varying(part(*given), data), rooms[number], *given)
+
+        laid, *_, reached = rooms = through(data, start, made)
+        return rooms, apart(put, store, laid[0], reached, start)
 
     *between, results = jax.eval_shape(whole, data, first)
     # A part that is apart writes over what it made of the last tile: room for that is made once.
-    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(between))
+    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), between)
     store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
     last = jnp.int32(-(-size // tile)) if count is None else count
-    start = rooms if layout.design.by_row else (), store
+    start = rooms if layout.design.by_row else [], store
     return lax.fori_loop(jnp.int32(0), last, step, varying(start, first))[1]
 
 

@@ -209,7 +209,7 @@ def _first(
 def _rest(law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, state: State, empty: Array) -> Outcome:
     """The end of every lane of a tile, given where it is. Those of an empty place are some of the others."""
     problem = draw(law, form.design, roots, numbers)
-    return _outcome(irls.complete(problem, irls.resume(problem, state, ~empty, config), config))
+    return _outcome(irls.complete(problem, state, ~empty, config))
 
 
 def _outcome(solution: Solution) -> Outcome:
