@@ -187,8 +187,7 @@ def resume_by_qr(problem: Problem, finished: Finished, config: IRLS) -> tuple[Ar
 def finish_by_qr(problem: Problem, resumed: tuple[Array, Finished], config: IRLS) -> Solution:
     """The solutions of lanes that ask for QR."""
     aliased, finished = resumed
-    equations = last_pass(problem._replace(aliased=aliased), finished.state.beta, by_qr)
-    return conclude(problem, Settled(finished, equations, aliased), config)
+    return conclude(problem, Settled(finished, _last_pass_by_qr(problem, aliased, finished), aliased), config)
 
 
 def refit(problem: Problem, settled: Settled, config: IRLS) -> Settled:
@@ -203,10 +202,14 @@ def settle_by_qr(problem: Problem, settled: Settled, config: IRLS) -> Settled:
     ill = _ill(settled, config)
 
     def by_qr_too() -> Equations:
-        equations = last_pass(problem._replace(aliased=settled.aliased), settled.finished.state.beta, by_qr)
-        return _select(ill, equations, settled.equations)
+        by_qr_alone = _last_pass_by_qr(problem, settled.aliased, settled.finished)
+        return _select(ill, by_qr_alone, settled.equations)
 
     return settled._replace(equations=lax.cond(ill.any(), by_qr_too, lambda: settled.equations))
+
+
+def _last_pass_by_qr(problem: Problem, aliased: Array | None, finished: Finished) -> Equations:
+    return last_pass(problem._replace(aliased=aliased), finished.state.beta, by_qr)
 
 
 def conclude(problem: Problem, settled: Settled, config: IRLS) -> Solution:
@@ -225,7 +228,8 @@ def complete(problem: Problem, state: State, open_: Array, config: IRLS) -> Solu
 
 def later_parts(config: IRLS) -> tuple[Callable[..., Any], ...]:
     """What comes after the first passes: each is compiled apart, and takes what the one before it made."""
-    return resume, settle, *(() if config.solver == "cholesky" else (refit, settle_by_qr)), conclude
+    by_qr_too = () if config.solver == "cholesky" else (refit, settle_by_qr)
+    return resume, settle, *by_qr_too, conclude
 
 
 def _ill(settled: Settled, config: IRLS) -> Array:

@@ -115,7 +115,10 @@ def _over_tiles(
         done = jax.tree.map(_batch_first, proof(laid, reached))
         return jax.tree.map(lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0), store, done)
 
-    def through(data: Any, start: Array, made: Callable[..., Any]) -> list[Any]:
+    def at_once(_: int, part: Callable[..., Any], *given: Any) -> Any:
+        return part(*given)
+
+    def through(data: Any, start: Array, made: Callable[..., Any] = at_once) -> list[Any]:
         """What the layout and every pass make, each by ``made(number, part, *given)``."""
         rooms = [made(0, lay, data, start)]
         given = rooms[0]
@@ -125,7 +128,7 @@ def _over_tiles(
         return rooms
 
     def whole(data: Any, start: Array) -> tuple[Any, ...]:
-        rooms = through(data, start, lambda _, part, *given: part(*given))
+        rooms = through(data, start)
         return *rooms, proof(rooms[0][0], rooms[-1])
 
     def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -133,7 +136,7 @@ def _over_tiles(
         # The last tile overlaps the one before it: the same datasets, computed to the same bits.
         start = jnp.minimum(first + i * tile, size - tile)
         if not layout.design.by_row:
-            laid, *_, reached = through(data, start, lambda _, part, *given: part(*given))
+            laid, *_, reached = through(data, start)
             return rooms, put(store, laid[0], reached, start)
 
         def made(number: int, part: Callable[..., Any], *given: Any) -> Any:
