@@ -20,7 +20,7 @@ from jax import Array, lax
 import jaxirls as ji
 from benchmarks.cases import Data, draw
 from benchmarks.peers import BATCHES, Run, clocked, peer
-from jaxirls import irls
+from jaxirls import rounds
 from jaxirls.designs import InOneKernel, LanesByBlock
 from jaxirls.engine import batch
 from jaxirls.kernel import in_one_kernel
@@ -131,7 +131,7 @@ def parts(data: Data) -> dict[str, float]:
 
     def passes(design: type, x: Array, y: Array) -> Array:
         laid = batch.problem(_batch(x, y), design, count)  # lanes last, as they were drawn
-        return in_one_kernel(partial(irls.first_passes, ji.IRLS()), laid)[0].beta
+        return in_one_kernel(partial(rounds.first_passes, ji.IRLS()), laid)[0].beta
 
     first = jnp.moveaxis(x, -1, 0) + 0  # in memory too
     found = {"transposition of X": count / seconds(jax.jit(batch.lanes_last), first)}

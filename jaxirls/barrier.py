@@ -63,12 +63,6 @@ class Barred(Family):
         return self.inner.starting_mean(y, average)
 
 
-def room(family: Family, eta: Array) -> Array:
-    """The squared distance of η to the edge, times its weight: free of units, as τ is."""
-    distances = [jnp.square(eta - edge) for edge in family.edges(eta)]
-    return family.information(eta) * jnp.min(jnp.stack(distances), axis=0)
-
-
 def last_strength(dtype: DTypeLike) -> float:
     """The smallest τ: the barrier's curvature at the edge, 1/τ, leaves the equations a third of their digits."""
     return float(jnp.finfo(dtype).eps) ** 0.6

@@ -3,7 +3,7 @@ r"""The other optimizer: L-BFGS on the objective of the loop, by its value and a
 The objective is half the deviance plus the penalty's quadratic part: minus the log-likelihood, in units of φ and up to
 a term of y. Nothing here knows a score, a weight or a Gram matrix. Columns are brought to unit length. Datasets descend
 one after the other, which on a CPU is faster than together: none waits for another's line search. The proofs at the end
-are those of ``irls``, which are made at β however it was found.
+are those of ``proof``, which are made at β however it was found.
 """
 
 from __future__ import annotations

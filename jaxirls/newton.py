@@ -9,9 +9,6 @@ then does not exist: there it is I + Σᵢ (oᵢ - wᵢ) zᵢzᵢ' in the coordi
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,6 +18,7 @@ from jaxirls.designs import Kernel, Terms
 from jaxirls.equations import Equations, Method, System, by_cholesky, by_qr
 from jaxirls.problem import Problem
 from jaxirls.rows import Rows
+from jaxirls.trees import select
 
 __all__ = ["sharpened"]
 
@@ -55,11 +53,8 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
 
 
 def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array) -> Equations:
-    def choose(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(definite, a, b), new, old)
-
     return fisher._replace(
-        factor=choose(factor, fisher.factor),
-        half=choose(half, fisher.half),
+        factor=select(definite, factor, fisher.factor),
+        half=select(definite, half, fisher.half),
         singular=fisher.singular & ~definite,
     )

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.barrier import last_strength, room
 from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion
+from jaxirls.edge import is_inside
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
 from jaxirls.linalg import norm
@@ -174,18 +174,6 @@ def _saturated(problem: Problem, scale: Array, plain: Array | None) -> Array:
         return lax.optimization_barrier(problem.design.total((problem.rows, scale[None]), row, scale.shape[0]))
 
     return summed() if plain is None else lax.cond(plain.all(), lambda: jnp.zeros_like(scale), summed)
-
-
-def is_inside(problem: Problem, beta: Array) -> Array:
-    """Whether β is so far from the edge that the barrier would not move it by much."""
-    return room_left(problem, beta) > last_strength(beta.dtype) ** 0.5
-
-
-def room_left(problem: Problem, beta: Array) -> Array:
-    """The smallest room that a predictor has to the edge of the domain, (T,); zero outside."""
-    family, eta = problem.rows.family, problem.predict(beta)
-    distance = jnp.where(family.valid_predictor(eta), room(family, eta), 0.0)
-    return problem.design.fold(jnp.minimum, jnp.where(problem.present, distance, jnp.inf), problem.lanes)
 
 
 class Existence(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls import irls
+from jaxirls import irls, rounds
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
@@ -128,7 +128,7 @@ def trace(
     halvings: list[int] = []
     refused = 0
     while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
-        is_early = method is by_cholesky and bool((state.n_iter < irls.first_limit(laid, config, state)).all())
+        is_early = method is by_cholesky and bool((state.n_iter < rounds.first_limit(laid, config, state)).all())
         step = early if is_early else late
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
@@ -164,7 +164,7 @@ def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
 
 
 def _finished(problem: Problem, config: IRLS, state: State) -> Solution:
-    return irls.complete(problem, state, jnp.ones(1, bool), config)
+    return rounds.complete(problem, state, jnp.ones(1, bool), config)
 
 
 def _running_at(state: State, beta: Array) -> State:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
-from jax import lax
+import jax.numpy as jnp
+from jax import Array, lax
 
-__all__ = ["pytree", "varying"]
+__all__ = ["pytree", "select", "varying"]
 
 T = TypeVar("T")
 
@@ -42,6 +43,11 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten)
     return made
+
+
+def select(where: Array, new: T, old: T) -> T:
+    """The lanes of ``new`` where it says so, and those of ``old`` elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(where, a, b), new, old)
 
 
 def varying(tree: Any, *like: Any) -> Any:

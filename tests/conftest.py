@@ -40,4 +40,4 @@ def compile_fast(monkeypatch):
     monkeypatch.setattr("jaxirls.engine.batch.LANES_COLUMNS", 0)
     monkeypatch.setattr("jaxirls.engine.batch.ROWS_COLUMNS", 0)
     # The first round runs to the end: only what is then without a proof needs a second program.
-    monkeypatch.setattr("jaxirls.irls.FIRST_PASSES", 100)
+    monkeypatch.setattr("jaxirls.rounds.FIRST_PASSES", 100)

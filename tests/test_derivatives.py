@@ -28,7 +28,7 @@ STENCIL, WEIGHTS = np.array([0.0, 1.0, -1.0, 2.0, -2.0]), np.array([0.0, 8.0, -8
 
 @pytest.fixture
 def one_round(monkeypatch):
-    monkeypatch.setattr("jaxirls.irls.FIRST_BENT_PASSES", 100)
+    monkeypatch.setattr("jaxirls.rounds.FIRST_BENT_PASSES", 100)
 
 
 def kinds():

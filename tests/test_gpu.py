@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxirls as ji
-from jaxirls import IRLS, Status, irls, kernel
+from jaxirls import IRLS, Status, irls, kernel, rounds
 from jaxirls.designs import Dense, InOneKernel, LanesByBlock
 from jaxirls.engine import batch, dispatch, tiles
 from jaxirls.equations import by_cholesky
@@ -186,7 +186,7 @@ def test_the_kernel_makes_the_passes_of_the_loop(dtype, shares, monkeypatch):
 
     def passes(design, *data):
         laid = problem(design, ji.Poisson(), *data)
-        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)[0]
+        return in_one_kernel(partial(rounds.first_passes, IRLS()), laid)[0]
 
     loop = jax.jit(partial(passes, LanesByBlock))(*data)
     with mosaic_gpu.force_gpu_interpret_mode():
@@ -265,7 +265,7 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
     def rounds(design):
         laid = problem(design, family, X[:1] if one_design else X, y, offset, weight)
         late = partial(irls.run_late, config=IRLS(), limit=25, method=by_cholesky)
-        return irls.begun(laid, irls.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
+        return rounds.begun(laid, rounds.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
 
     loops, late_loops = jax.jit(partial(rounds, LanesByBlock))()
     with mosaic_gpu.force_gpu_interpret_mode():
@@ -323,7 +323,7 @@ def test_the_kernel_lowers_for_cuda(family, kernels):
 
     def passes(X, y):
         laid = problem(InOneKernel, family, X, y, penalty=ji.Ridge(jnp.ones((1, 2), X.dtype)))
-        return in_one_kernel(partial(irls.first_passes, IRLS()), laid)[0]
+        return in_one_kernel(partial(rounds.first_passes, IRLS()), laid)[0]
 
     assert lowered(passes, X, y).count("@mosaic_gpu") == kernels
 
@@ -335,7 +335,7 @@ def test_shared_rows_lower_for_cuda(penalty, kernels):
     X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GROUP, 101, 2), (GROUP, 101)))
 
     def passes(X, y):
-        return irls.begin(problem(InOneKernel, ji.Binomial(), X, y, penalty=penalty), IRLS())
+        return rounds.begin(problem(InOneKernel, ji.Binomial(), X, y, penalty=penalty), IRLS())
 
     assert lowered(passes, X, y).count("@mosaic_gpu") == kernels
 
@@ -343,7 +343,8 @@ def test_shared_rows_lower_for_cuda(penalty, kernels):
 @has_kernels
 def test_one_row_is_a_kernel():
     X, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((GROUP, 1, 1), (GROUP, 1)))
-    assert lowered(lambda X, y: irls.begin(problem(InOneKernel, ji.Poisson(), X, y), IRLS()), X, y).count("@mosaic_gpu")
+    begun = lowered(lambda X, y: rounds.begin(problem(InOneKernel, ji.Poisson(), X, y), IRLS()), X, y)
+    assert begun.count("@mosaic_gpu")
 
 
 def test_a_whole_fit_lowers_for_cuda():
@@ -383,7 +384,7 @@ def compile_for_h100():
 
     def passes(family, X, y):
         tile = batch.Batch(X, y, None, None, None, family, None, None, None).tile(0, len(X))
-        return in_one_kernel(partial(irls.first_passes, IRLS()), batch.problem(tile, InOneKernel, len(X)))
+        return in_one_kernel(partial(rounds.first_passes, IRLS()), batch.problem(tile, InOneKernel, len(X)))
 
     shapes = (5, "float32"), (12, "float32"), (8, "float64")
     for family, p, dtype in (*((ji.Binomial(), *shape) for shape in shapes), (ji.Gamma(), 8, "float64")):

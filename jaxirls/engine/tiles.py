@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls import irls, lbfgs
+from jaxirls import lbfgs, rounds
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.apart import apart
 from jaxirls.engine.batch import Batch, Plan, problem
@@ -29,7 +29,7 @@ from jaxirls.trees import varying
 
 # Each algorithm has two parts for the first round, ``begin`` and ``begun``, two for the second, ``resume`` and
 # ``finish``, and ``later_parts`` for all after the first in one.
-ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: irls, LBFGS: lbfgs}
+ALGORITHMS: dict[type[Algorithm], Any] = {IRLS: rounds, LBFGS: lbfgs}
 Parts = tuple[Callable[..., Any], ...]
 
 
@@ -54,9 +54,9 @@ def second_round(batch: Batch, state: State, real: Array, layout: Plan, config: 
     return Round(*_later_round((algorithm.resume, algorithm.finish), batch, given, real, layout, config))
 
 
-def third_round(batch: Batch, finished: irls.Finished, real: Array, layout: Plan, config: IRLS) -> Solution:
+def third_round(batch: Batch, finished: rounds.Finished, real: Array, layout: Plan, config: IRLS) -> Solution:
     """Finish by QR what the second round left open, likewise."""
-    return _later_round((irls.resume_by_qr, irls.finish_by_qr), batch, (finished,), real, layout, config)
+    return _later_round((rounds.resume_by_qr, rounds.finish_by_qr), batch, (finished,), real, layout, config)
 
 
 def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: Algorithm) -> Solution:

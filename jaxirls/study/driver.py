@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls import irls, linalg
+from jaxirls import linalg, rounds
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
 from jaxirls.engine.dispatch import CPU_OPTIONS, cores
@@ -202,14 +202,14 @@ def _first(
     """What the first passes of a tile lead to, which lanes are open, and where all are."""
     problem = draw(law, form.design, roots, numbers)
     problem = problem._replace(invalid=problem.invalid | empty)  # which keeps nobody waiting
-    state, solution, open_ = irls.begun(problem, irls.begin(problem, config), config)
+    state, solution, open_ = rounds.begun(problem, rounds.begin(problem, config), config)
     return _outcome(solution), open_, state
 
 
 def _rest(law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, state: State, empty: Array) -> Outcome:
     """The end of every lane of a tile, given where it is. Those of an empty place are some of the others."""
     problem = draw(law, form.design, roots, numbers)
-    return _outcome(irls.complete(problem, state, ~empty, config))
+    return _outcome(rounds.complete(problem, state, ~empty, config))
 
 
 def _outcome(solution: Solution) -> Outcome:
