@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from jaxirls import study
 from jaxirls.engine.dispatch import CPU_OPTIONS
 
 BATCHES = ("own", "mix")
-BOOTSTRAP, LARGE = ("bootstrap",), ("large",)
+BOOTSTRAP, MIX, LARGE = ("bootstrap",), ("mix",), ("large",)
 
 
 class Fits(NamedTuple):
@@ -139,6 +139,22 @@ def fit_chunks(data: Data) -> Run:
     """Data that lies on the device as it was drawn there, datasets last, mapped over that axis inside jit."""
     fit = _fit_last(data.device)
     return clocked(data.case.batch, lambda: _joined(on_cores(fit, data.last)))
+
+
+def _unmixed(prepare: Callable[[Data], Run], data: Data) -> Run:
+    """The same data before a fifth of them were separated."""
+    plain = replace(data, case=replace(data.case, kind="own"))
+    return prepare(plain)._replace(reference=lambda: plain.reference)
+
+
+@peer("jaxirls, none separated", MIX)
+def _fit_batch_unmixed(data: Data) -> Run:
+    return _unmixed(fit_batch, data)
+
+
+@peer("jaxirls, batch-last, none separated", MIX)
+def _fit_chunks_unmixed(data: Data) -> Run:
+    return _unmixed(fit_chunks, data)
 
 
 @peer("jaxirls, drawing included", BATCHES, device="any")

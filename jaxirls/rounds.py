@@ -49,7 +49,7 @@ FIRST_PASSES = 8
 FIRST_BENT_PASSES = 12
 # A lane that can be separated, and after so many passes is still so far from an optimum, in standard errors, is taken
 # to be so; to reach one in the rest would take luck.
-EARLY_PASSES, FAR = 5, 0.2
+EARLY_PASSES, FAR = 4, 0.4
 
 
 def begin(problem: Problem, config: IRLS) -> tuple[State, Equations | None]:
