@@ -119,7 +119,8 @@ def _later_on_cores(
 ) -> Any:
     """A later round of some lanes of a batch, given where these stand, by chunks that share its program."""
     room = _rest_chunk(batch, layout)
-    share = min(room, -(-lanes.size // (cores() * layout.rest)) * layout.rest)
+    turns = -(-lanes.size // (cores() * room))
+    share = -(-lanes.size // (cores() * turns * layout.rest)) * layout.rest
 
     def work(start: int) -> Any:
         count = min(share, lanes.size - start)
