@@ -3,9 +3,8 @@ r"""IRLS from start to proof, in the parts of which the engine's rounds are made
 The first round, ``begin`` and ``begun``, makes the passes that a well-posed dataset needs. The second, ``resume`` and
 ``finish``, decides whether the lanes that are then open have a finite estimate, and runs them to their end. Those for
 which the Gram matrix is ill conditioned are fitted anew in the third, ``resume_by_qr`` and ``finish_by_qr``, by steps
-from QR, on the columns of X that are linearly independent. ``later_parts`` are the second and the third in one.
-
-The last pass, at the final β, proves or refutes it.
+from QR, on the columns of X that are linearly independent. ``later_parts`` are the second and the third in one. Every
+round ends with a last pass, at its final β, from which ``proof`` has the statistics and the status.
 """
 
 from __future__ import annotations
