@@ -262,14 +262,14 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
 
     X, y, offset, weight = draw(family, "float64")
 
-    def rounds(design):
+    def both(design):
         laid = problem(design, family, X[:1] if one_design else X, y, offset, weight)
         late = partial(irls.run_late, config=IRLS(), limit=25, method=by_cholesky)
         return rounds.begun(laid, rounds.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
 
-    loops, late_loops = jax.jit(partial(rounds, LanesByBlock))()
+    loops, late_loops = jax.jit(partial(both, LanesByBlock))()
     with mosaic_gpu.force_gpu_interpret_mode():
-        kernels, late_kernels = jax.jit(partial(rounds, InOneKernel))()
+        kernels, late_kernels = jax.jit(partial(both, InOneKernel))()
     for found, expected in ((kernels.status, loops.status), (late_kernels.code, late_loops.code)):
         np.testing.assert_array_equal(found, expected)
     good = np.asarray(loops.status) == Status.CONVERGED
