@@ -131,6 +131,11 @@ class Data:
         return x, y, None if self.weights is None else np.asarray(self.weights[:count])
 
     @cached_property
+    def unmixed(self) -> Data:
+        """Of a mix, the same data before a fifth of them were separated."""
+        return replace(self, case=replace(self.case, kind="own"))
+
+    @cached_property
     def reference(self) -> np.ndarray:
         """Coefficients solved to rounding in float64, for the first datasets; NaN where they are not to be compared."""
         arrays = self.host(2**14 if self.device == "cpu" else 2**11)

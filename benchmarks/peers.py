@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,20 +141,14 @@ def fit_chunks(data: Data) -> Run:
     return clocked(data.case.batch, lambda: _joined(on_cores(fit, data.last)))
 
 
-def _unmixed(prepare: Callable[[Data], Run], data: Data) -> Run:
-    """The same data before a fifth of them were separated."""
-    plain = replace(data, case=replace(data.case, kind="own"))
-    return prepare(plain)._replace(reference=lambda: plain.reference)
-
-
 @peer("jaxirls, none separated", MIX)
 def _fit_batch_unmixed(data: Data) -> Run:
-    return _unmixed(fit_batch, data)
+    return fit_batch(data.unmixed)._replace(reference=lambda: data.unmixed.reference)
 
 
 @peer("jaxirls, batch-last, none separated", MIX)
 def _fit_chunks_unmixed(data: Data) -> Run:
-    return _unmixed(fit_chunks, data)
+    return fit_chunks(data.unmixed)._replace(reference=lambda: data.unmixed.reference)
 
 
 @peer("jaxirls, drawing included", BATCHES, device="any")

@@ -31,6 +31,7 @@ from jaxirls.status import Status
 from jaxirls.trees import select, varying
 
 __all__ = [
+    "Finished",
     "begin",
     "begun",
     "complete",
