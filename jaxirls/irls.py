@@ -15,6 +15,7 @@ Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -49,13 +50,14 @@ def start(problem: Problem) -> State:
     if problem.start is not None:
         first = problem.start + zero
         return start_at(problem, first, first, problem.invalid & False)
-    data = (rows, problem.mean_response[None])
+    average = problem.mean_response[None]
+    data = rows, rows.family.starting_values(average)
     fit = by_cholesky(problem.system, zero, data, _around_response)
     problem = problem._replace(invalid=problem.invalid | ~(fit.minima[0] > 0))
     first = anchor = linalg.backward(fit.factor, fit.half)
     if rows.family.guards_domain:
         # The predictor of the average is inside the domain: steps are halved towards it.
-        around = by_cholesky(problem.system, zero, data, _around_average)
+        around = by_cholesky(problem.system, zero, (rows, average), _around_average)
         anchor = linalg.backward(around.factor, around.half)
     return start_at(problem, anchor if rows.family.guards_domain else zero, first, fit.singular)
 
@@ -246,10 +248,10 @@ def start_at(problem: Problem, anchor: Array, first: Array, singular: Array) -> 
     return varying(state, problem)
 
 
-def _around_response(eta: Array, data: tuple[Rows, Array]) -> Terms:
+def _around_response(eta: Array, data: tuple[Rows, Any]) -> Terms:
     """One least squares step from η₀ = g(starting mean): the target Wη₀ + score, less the offset."""
-    rows, average = data
-    weight, target = rows.family.starting_regression(rows.y, average)
+    rows, values = data
+    weight, target = rows.family.starting_regression(rows.y, values)
     target = target if rows.offset is None else target - weight * rows.offset
     valid = rows.valid(eta).astype(eta.dtype)
     return Terms(rows.weigh(weight), rows.weigh(target), minima=(valid,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,9 +183,13 @@ class Family:
         """η of ``starting_mean``."""
         return self.link(self.starting_mean(y, average))
 
-    def starting_regression(self, y: Array, average: Array) -> tuple[Array, Array]:
+    def starting_values(self, average: Array) -> Any:
+        """What ``starting_regression`` takes of a dataset, from its average response (1, T)."""
+        return average
+
+    def starting_regression(self, y: Array, values: Any) -> tuple[Array, Array]:
         """W and Wz of the least squares problem that scoring from ``starting_predictor`` solves."""
-        eta = self.starting_predictor(y, average)
+        eta = self.starting_predictor(y, values)
         work = self.working(eta, y)
         return work.weight, work.weight * eta + work.score
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import field
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,14 +159,17 @@ class Binomial(Family):
             return (y + 0.5) / (self._m(y) + 1)
         return 0.5 * (y + 0.98 * average + 0.01)
 
-    def starting_regression(self, y: Array, average: Array) -> tuple[Array, Array]:
+    def starting_values(self, average: Array) -> Any:
         if self.trials is not None:
-            return super().starting_regression(y, average)
+            return average
         # A row is a failure or a success, or is taken for a mixture of the two: no function of y is computed a row.
-        failure, success = (
-            super(Binomial, self).starting_regression(jnp.full_like(average, end), average) for end in (0.0, 1.0)
-        )
-        weight, target = (low + y * (high - low) for low, high in zip(failure, success, strict=True))
+        ends = jnp.zeros_like(average) + jnp.asarray([[0.0], [1.0]], average.dtype)
+        return [jnp.split(both, 2) for both in super().starting_regression(ends, average)]
+
+    def starting_regression(self, y: Array, values: Any) -> tuple[Array, Array]:
+        if self.trials is not None:
+            return super().starting_regression(y, values)
+        weight, target = (failure + y * (success - failure) for failure, success in values)
         return weight, target
 
     def valid_response(self, y: Array) -> Array:
