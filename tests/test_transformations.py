@@ -56,7 +56,7 @@ def test_no_type_is_taken_for_another():
     instances = [ji.Ridge(1.0), ji.Jeffreys(), ji.MeanBiasReduction()]
     instances += [cls(jnp.zeros((2, 2, 2))) for cls in (*subclasses(designs.Lanes), designs.Shared, designs.Dense)]
     instances += [
-        designs.Folded(jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2))),
+        designs.Folded(jnp.zeros((2, 2, 2)), 3, 1),
         designs.Streamed(jnp.zeros((2, 2, 2)), 2, 0),
     ]
     instances += {type(link): link for link in LINKS}.values()

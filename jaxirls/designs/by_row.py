@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import field
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,6 @@ from jaxirls.designs.base import (
     repeated,
     some_rows,
     square,
-    through,
 )
 from jaxirls.designs.lanes import Lanes, combine
 from jaxirls.folds import folded, straight_line
@@ -64,9 +64,11 @@ class LanesByRow(Lanes):
 
     @property
     def rows(self) -> int:
-        """Rows a turn, for which the running sums are read and written once."""
+        """Rows a turn, for which the running sums are read and written once; a divisor of n, if one is near."""
         size = self.x.dtype.itemsize
-        return min(self.n, 8 if self.x.shape[2] * size == VECTOR else COLUMN // size)
+        most = min(self.n, 8 if self.x.shape[2] * size == VECTOR else COLUMN // size)
+        near = [rows for rows in range(most // 2 + 1, most * 3 // 2 + 1) if self.n % rows == 0]
+        return min(near, key=lambda rows: abs(rows - most), default=most)
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         return _sums(self.running(beta, rows, kernel))
@@ -78,8 +80,8 @@ class LanesByRow(Lanes):
     def whitened(self, factor: Factor) -> Design:
         return LanesByRow(_through_by_row(factor, self.x))
 
-    def running(self, beta: Array, rows: Rows, kernel: Kernel) -> _Running:
-        """The sums of all rows, as they are kept from row to row."""
+    def running(self, beta: Array, rows: Rows, kernel: Kernel, with_last: Array | None = None) -> _Running:
+        """The sums of all rows, as they are kept from row to row; of the last only in lanes ``with_last``, if given."""
         n, p, lanes = self.n, self.p, beta.shape[1]
         whole, rest = divmod(n, self.rows)
         block = factors(self.x.dtype) // self.rows
@@ -90,7 +92,11 @@ class LanesByRow(Lanes):
             # The barriers keep XLA from computing again, for every product, what many take: the predictor, the weight
             # and the residual. What enters one sum alone is added there, and not stored.
             eta = lax.optimization_barrier(combine(x, beta))
-            terms = kernel(eta, own)
+            if with_last is None:
+                terms = kernel(eta, own)
+            else:
+                before = start + jnp.arange(size)[:, None] < n - 1
+                terms = masked(kernel)(eta, (own, before | with_last))
             weight, residual = lax.optimization_barrier((terms.weight, terms.residual))
             terms = terms._replace(weight=weight, residual=residual)
             return x, jax.tree.map(lambda term: jnp.broadcast_to(term, (size, lanes)), terms)
@@ -161,19 +167,20 @@ class SharedByRow(LanesByRow):
 class Folded(Design):
     """One X a dataset, for T datasets of many rows, T below the ``width``: f = width // T rows of each are f lanes.
 
-    Row i f + a of dataset t is at ``x[i, :, a T + t]``, the last n - m f rows are in ``rest``.
+    Row i f + a of dataset t is at ``x[i, :, a T + t]``; zeros fill the last of the m = ⌈n/f⌉.
     """
 
     by_row = True
 
     x: Array  # (m, p, f T)
-    rest: Array  # (n - m f, p, T)
+    height: int = field(metadata={"static": True})  # n
+    count: int = field(metadata={"static": True})  # T
 
     @classmethod
     def of(cls, x: Array, count: int) -> Design:
         n, p, _ = x.shape
         fold = max(1, min(width(n, p, x.dtype) // count, n))
-        turns = n // fold
+        whole, left = divmod(n, fold)
         x = repeated(x, count)
 
         def fill(i: Array, laid: Array) -> Array:
@@ -181,13 +188,15 @@ class Folded(Design):
             return lax.dynamic_update_slice_in_dim(laid, block[None], i, 0)
 
         # Block after block: of all at once XLA would compute the place of every number by division.
-        empty = varying(jnp.zeros((turns, p, fold, count), x.dtype), x)
-        laid = lax.fori_loop(jnp.int32(0), jnp.int32(turns), fill, empty)
-        return cls(laid.reshape(turns, p, fold * count), x[turns * fold :])
+        laid = varying(jnp.zeros((whole + (left > 0), p, fold, count), x.dtype), x)
+        laid = lax.fori_loop(jnp.int32(0), jnp.int32(whole), fill, laid)
+        if left:
+            laid = lax.dynamic_update_slice(laid, x[whole * fold :].swapaxes(0, 1)[None], (whole, 0, 0, 0))
+        return cls(laid.reshape(-1, p, fold * count), n, count)
 
     @property
     def n(self) -> int:
-        return self._whole + self.rest.shape[0]
+        return self.height
 
     @property
     def p(self) -> int:
@@ -195,72 +204,59 @@ class Folded(Design):
 
     @property
     def _fold(self) -> int:
-        return self.x.shape[2] // self.rest.shape[2]
-
-    @property
-    def _whole(self) -> int:
-        """Rows that are folded."""
-        return self.x.shape[0] * self._fold
+        return self.x.shape[2] // self.count
 
     def lanes(self, count: int) -> Array:
-        folded = self.x.reshape(-1, self.p, self._fold, count).swapaxes(1, 2)
-        return jnp.concatenate([folded.reshape(-1, self.p, count), self.rest])
+        unfolded = self.x.reshape(-1, self.p, self._fold, count).swapaxes(1, 2)
+        return unfolded.reshape(-1, self.p, count)[: self.n]
 
     def predict(self, beta: Array) -> Array:
-        folded = combine(self.x, self._spread(beta)).reshape(-1, beta.shape[1])
-        return jnp.concatenate([folded, combine(self.rest, beta)])
+        return self._unfolded(combine(self.x, self._spread(beta)))
 
     def pull(self, residual: Array) -> Array:
-        folded = Lanes(self.x).pull(self._folded(residual))
-        return self._total(folded, jnp.add) + Lanes(self.rest).pull(self._left(residual))
+        present = jnp.arange(self.x.shape[0] * self._fold)[:, None] < self.n
+        padded = jnp.where(present, self._padded(residual), 0.0)
+        return self._total(Lanes(self.x).pull(padded.reshape(-1, self.x.shape[2])), jnp.add)
 
     def fold(self, pair: Pair, values: Array, count: int) -> Array:
         values = jnp.broadcast_to(values, (self.n, count))
-        whole = self._folded(values)
-        total = self._total(folded(pair, lambda i: whole[i], whole.shape[0]), pair)
-        left = self._left(values)
-        return pair(total, folded(pair, lambda i: left[i], left.shape[0])) if left.shape[0] else total
+        whole, left = divmod(self.n, self._fold)
+        rows, rest = values[: self.n - left].reshape(whole, -1), values[self.n - left :]
+        total = self._total(folded(pair, lambda i: rows[i], whole), pair)
+        return pair(total, folded(pair, lambda i: rest[i], left)) if left else total
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        spread = self._spread(beta)
-        found = LanesByRow(self.x).running(spread, jax.tree.map(self._folded, rows), kernel)
-        if left := self.rest.shape[0]:
-            # One folded row more, in part empty.
-            x = jnp.pad(self.rest, ((0, self._fold - left), (0, 0), (0, 0))).swapaxes(0, 1).reshape(1, self.p, -1)
-            present = jnp.repeat(jnp.arange(self._fold) < left, beta.shape[1])[None]
-            own = jax.tree.map(self._last, rows), present
-            found = _each(lambda pair, a, b: pair(a, b), found, LanesByRow(x).running(spread, own, masked(kernel)))
+        left = self.n % self._fold
+        with_last = jnp.repeat(jnp.arange(self._fold) < left, self.count)[None] if left else None
+        own = jax.tree.map(self._folded, rows)
+        found = LanesByRow(self.x).running(self._spread(beta), own, kernel, with_last)
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
     def whitened(self, factor: Factor) -> Design:
         spread = jax.tree.map(lambda leaf: jnp.tile(leaf, (*(1,) * (leaf.ndim - 1), self._fold)), factor)
-        return Folded(_through_by_row(spread, self.x), through(factor, self.rest))
+        return Folded(_through_by_row(spread, self.x), self.height, self.count)
 
     def squares(self) -> Array:
-        return jnp.concatenate([square(self.x).reshape(-1, self.rest.shape[2]), square(self.rest)])
+        return self._unfolded(square(self.x))
 
     def _spread(self, beta: Array) -> Array:
         """(p, T) as (p, f T)."""
         return jnp.tile(beta, (1, self._fold))
 
     def _folded(self, leaf: Array) -> Array:
-        """The row data of the folded rows, (m, f T)."""
+        """Row data as (m, f T), those of the last row in the empty places."""
         if leaf.shape[0] == 1:
             return self._spread(leaf) if leaf.shape[1] > 1 else leaf
-        count = self.rest.shape[2]
-        return jnp.broadcast_to(leaf[: self._whole], (self._whole, count)).reshape(-1, self._fold * count)
+        return self._padded(leaf).reshape(-1, self.x.shape[2])
 
-    def _left(self, leaf: Array) -> Array:
-        """The row data of the rest, (n - m f, T)."""
-        return leaf if leaf.shape[0] == 1 else leaf[self._whole :]
+    def _padded(self, leaf: Array) -> Array:
+        """(n, T) as (m f, T)."""
+        more = -self.n % self._fold
+        return jnp.pad(jnp.broadcast_to(leaf, (self.n, self.count)), ((0, more), (0, 0)), mode="edge")
 
-    def _last(self, leaf: Array) -> Array:
-        """The row data of the rest, and of empty places after it, (1, f T)."""
-        if leaf.shape[0] == 1:
-            return self._folded(leaf)
-        left, count = self.rest.shape[0], self.rest.shape[2]
-        own = jnp.broadcast_to(self._left(leaf), (left, count))
-        return jnp.pad(own, ((0, self._fold - left), (0, 0)), mode="edge").reshape(1, -1)
+    def _unfolded(self, leaf: Array) -> Array:
+        """(m, f T) as (n, T)."""
+        return leaf.reshape(-1, self.count)[: self.n]
 
     def _total(self, leaf: Array, pair: Callable[[Array, Array], Array]) -> Array:
         """(..., f T) reduced to (..., T), in halves, which vectorizes."""
@@ -294,11 +290,11 @@ class _Running(NamedTuple):
     log_excess: Array
 
 
-def _each(change: Callable[..., Array], *running: _Running) -> _Running:
-    """``change(pair, leaf, ...)`` of every leaf, given what joins the parts of that leaf."""
-    minima = jax.tree.map(functools.partial(change, jnp.minimum), *(each.minima for each in running))
-    rest = (each._replace(minima=()) for each in running)
-    return jax.tree.map(functools.partial(change, jnp.add), *rest)._replace(minima=minima)
+def _each(change: Callable[[Pair, Array], Array], running: _Running) -> _Running:
+    """``change(pair, leaf)`` of every leaf, given what joins the parts of that leaf."""
+    minima = jax.tree.map(functools.partial(change, jnp.minimum), running.minima)
+    rest = jax.tree.map(functools.partial(change, jnp.add), running._replace(minima=()))
+    return rest._replace(minima=minima)
 
 
 def _sums(running: _Running) -> Sums:
