@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxirls import likelihood
 from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
-from jaxirls.dispersion import dispersion
+from jaxirls.dispersion import ScaleRule, dispersion
 from jaxirls.edge import is_inside
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
+from jaxirls.likelihood import Estimate, Likelihood
 from jaxirls.linalg import norm
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
@@ -46,6 +48,19 @@ class Solution(NamedTuple):
     nobs: Array
     n_iter: Array
     status: Array
+    pending: Array | None  # (T,), which lanes' likelihood is still to be found; none, if None
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.params, self.aliased, self.scale)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        return Likelihood(self.deviance, self.llf)
+
+    def completed(self, found: Likelihood) -> Solution:
+        """The solution with its likelihood found."""
+        return self._replace(deviance=found.deviance, llf=found.llf, pending=None)
 
 
 def last_pass(problem: Problem, beta: Array, method: Method) -> Equations:
@@ -64,14 +79,14 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
     rows, beta = problem.rows, state.beta
     factor, singular = equations.factor, equations.singular
     nobs, chi2 = problem.nobs, equations.sums[1]
-    least, *saturated = equations.minima
-    plain = saturated[0] == 1 if saturated else None
-    deviance = _deviance(problem, beta, equations, plain)
+    least, *are_plain = equations.minima
+    plain = are_plain[0] == 1 if are_plain else None
     smallest = jnp.where(jnp.isfinite(least), least, 0.0)
+    deviance = equations.sums[0] if plain is None else _deviance_if_plain(problem, beta, equations, plain)
     scale = dispersion(problem.scale, rows.family.has_dispersion, chi2, deviance, nobs - problem.rank)
     at = rows.family.likelihood_scale(scale, deviance, nobs)
-    # Data fitted exactly have, at their dispersion of zero, no bound to their likelihood.
-    llf = _saturated(problem, at, plain) - 0.5 * jnp.where(deviance == 0, 0.0, deviance / at)
+    saturated = likelihood.saturated(problem, at) if plain is None else jnp.zeros_like(at)
+    llf = likelihood.log_likelihood(saturated, deviance, at)
 
     penalty, root = problem.bending, factor.root()
     if penalty is not None:
@@ -109,6 +124,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
         nobs=nobs,
         n_iter=state.n_iter,
         status=status,
+        pending=None if plain is None else ~plain,
     )
     if _cones(problem) is None and not problem.has_edge:
         return solution, jnp.ones_like(invalid)
@@ -130,50 +146,22 @@ def _final(eta: Array, rows: Rows) -> Terms:
     present = rows.weight
     chi2 = rows.weigh(family.pearson_chi2(at, y, work))
     minima = [weight if present is None else jnp.where(present > 0, weight, jnp.inf)]
-    saturated = family.saturates(y)
-    if saturated is None:
+    at_saturation = family.saturates(y)
+    if at_saturation is None:
         deviance, excess = rows.weigh(family.unit_deviance(at, y)), None
     else:
         deviance, excess = loss_terms(rows, work)
-        plain = saturated if present is None else saturated | ~(present > 0)
+        plain = at_saturation if present is None else at_saturation | ~(present > 0)
         minima.append(plain.astype(weight.dtype))
     return Terms(weight, rows.weigh(work.score), (deviance, chi2), tuple(minima), excess)
 
 
-def _deviance(problem: Problem, beta: Array, equations: Equations, plain: Array | None) -> Array:
-    """From the last pass: in ``plain`` lanes, whose likelihood at saturation is one, twice its loss."""
-    total = equations.sums[0]
-    if plain is None:
-        return total
-    twice = 2 * (total + equations.log_excess)
-
-    def row(data: tuple[Array, Rows]) -> Array:
-        eta, rows = data
-        return rows.weigh(rows.family.unit_deviance(eta, rows.y))
-
-    def summed() -> Array:
-        whole = problem.design.total((problem.predict(beta), problem.rows), row, problem.lanes)
-        return jnp.where(plain, twice, whole)
-
-    return lax.cond(plain.all(), lambda: twice, summed)
-
-
-def _saturated(problem: Problem, scale: Array, plain: Array | None) -> Array:
-    """The log-likelihood at μ = y, all constants included."""
-
-    def row(data: tuple[Rows, Array]) -> Array:
-        rows, scale = data
-        var = jnp.ones_like(scale) if rows.var_weights is None else rows.var_weights
-        term = rows.family.log_saturated(rows.y, jnp.where(var > 0, var, 1.0) / scale)
-        term = term if rows.freq_weights is None else rows.freq_weights * term
-        present = rows.weight
-        return term if present is None else jnp.where(present > 0, term, 0.0)
-
-    def summed() -> Array:
-        # The barrier keeps XLA from moving the sum out of the branch.
-        return lax.optimization_barrier(problem.design.total((problem.rows, scale[None]), row, scale.shape[0]))
-
-    return summed() if plain is None else lax.cond(plain.all(), lambda: jnp.zeros_like(scale), summed)
+def _deviance_if_plain(problem: Problem, beta: Array, equations: Equations, plain: Array) -> Array:
+    """Twice the loss in ``plain`` lanes; in others NaN, unless the dispersion is estimated from it."""
+    twice = 2 * (equations.sums[0] + equations.log_excess)
+    if problem.scale is not ScaleRule.DEV:
+        return jnp.where(plain, twice, jnp.nan)
+    return lax.cond(plain.all(), lambda: twice, lambda: jnp.where(plain, twice, likelihood.deviance(problem, beta)))
 
 
 class Existence(NamedTuple):

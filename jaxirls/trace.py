@@ -18,6 +18,7 @@ from jaxirls.engine.batch import problem
 from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
+from jaxirls.likelihood import pending_deviance, pending_likelihood
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
 from jaxirls.proof import Solution, last_pass, statistics
 from jaxirls.status import Status
@@ -122,7 +123,8 @@ def trace(
 
     @jax.jit
     def inspect(state: State, beta: Array) -> Solution:
-        return statistics(laid, _running_at(state, beta), config, last_pass(laid, beta, method))[0]
+        solution, _ = statistics(laid, _running_at(state, beta), config, last_pass(laid, beta, method))
+        return _completed(laid, solution, config)
 
     history: list[Solution] = []
     halvings: list[int] = []
@@ -164,7 +166,14 @@ def _condition(roots: np.ndarray, aliased: Array) -> np.ndarray:
 
 
 def _finished(problem: Problem, config: IRLS, state: State) -> Solution:
-    return rounds.complete(problem, state, jnp.ones(1, bool), config)
+    return _completed(problem, rounds.complete(problem, state, jnp.ones(1, bool), config), config)
+
+
+def _completed(problem: Problem, solution: Solution, config: IRLS) -> Solution:
+    """The solution with its likelihood."""
+    if solution.pending is None:
+        return solution
+    return solution.completed(pending_likelihood(problem, pending_deviance(problem, solution.estimate, config), config))
 
 
 def _running_at(state: State, beta: Array) -> State:

@@ -21,7 +21,17 @@ from jax import Array
 
 from jaxirls.config import Algorithm
 from jaxirls.engine.batch import Batch, Plan, device, plan
-from jaxirls.engine.tiles import Round, first_round, fit_tiles, padded, refined, second_round, third_round
+from jaxirls.engine.tiles import (
+    Round,
+    first_round,
+    fit_tiles,
+    likelihood_round,
+    padded,
+    refined,
+    second_round,
+    third_round,
+)
+from jaxirls.likelihood import Likelihood
 from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
@@ -43,8 +53,10 @@ CPU_OPTIONS: dict[str, str | bool] = {
 _first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
 _second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
 _third_chunk = jax.jit(third_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
+_likelihood_chunk = jax.jit(likelihood_round, static_argnums=(4, 5), compiler_options=CPU_OPTIONS)
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
 _refined = jax.jit(refined, static_argnums=(3, 4))
+_likelihoods = jax.jit(likelihood_round, static_argnums=(4, 5))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
@@ -81,7 +93,11 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     places.ravel()[: lanes.size] = lanes
     for at in places:
         begun = _refined(batch, begun, at, layout, config)
-    return begun.solution
+    solution = begun.solution
+    if _is_pending(solution):
+        known = solution.pending, solution.estimate, solution.likelihood
+        return solution.completed(_likelihoods(batch, *known, layout, config))
+    return solution._replace(pending=None)
 
 
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
@@ -95,7 +111,8 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
         return _first_chunk(part, layout, config)
 
     twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    at = _joined(_on_threads(begin, starts, home, (_signature(batch), chunk, layout, config)), twice)
+    program = _signature(batch), chunk, layout, config
+    at = _joined(_on_threads(begin, starts, home, program), twice)
     solution, lanes = at.solution, np.flatnonzero(at.open)
     if lanes.size:
         at = _later_on_cores(_second_chunk, batch, lanes, _some(at.state, lanes), layout, config, home)
@@ -105,7 +122,16 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
             lanes = lanes[left]
             last = _later_on_cores(_third_chunk, batch, lanes, _some(at.state, left), layout, config, home)
             solution = jax.tree.map(partial(_replaced, at=lanes), solution, last)
-    return solution
+    if _is_pending(solution):
+        known = solution.pending, solution.estimate, solution.likelihood
+
+        def complete(start: int) -> Likelihood:
+            part = batch.part(start, chunk)
+            return _likelihood_chunk(part, *_some(known, slice(start, start + chunk)), layout, config)
+
+        found = _on_threads(complete, starts, home, (_likelihood_chunk, *program))
+        return solution.completed(_joined(found, twice))
+    return solution._replace(pending=None)
 
 
 def _later_on_cores(
@@ -133,8 +159,13 @@ def _later_on_cores(
     return _joined(_on_threads(work, starts, home, (program, _signature(batch), layout, config)), 0)
 
 
-def _some(state: Any, lanes: np.ndarray) -> Any:
-    return jax.tree.map(lambda leaf: leaf[lanes], state)
+def _is_pending(solution: Solution) -> bool:
+    """Whether the likelihood of some dataset is still to be found."""
+    return solution.pending is not None and bool(np.any(solution.pending))
+
+
+def _some(tree: Any, lanes: np.ndarray | slice) -> Any:
+    return jax.tree.map(lambda leaf: leaf[lanes], tree)
 
 
 _seen: set[Hashable] = set()

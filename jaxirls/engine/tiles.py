@@ -2,7 +2,8 @@ r"""From a batch to its fits: tile by tile, then once more over the lanes that n
 
 First every tile makes the passes that a well-posed dataset needs. The lanes that are then open (slow, separated, stuck)
 are gathered into full tiles of their own and finished there, so that a straggler does not hold up its neighbours. What
-then asks for QR makes a third round: few datasets do, and it takes as long to compile as either of the others.
+then asks for QR makes a third round: few datasets do, and it takes as long to compile as either of the others. The last
+round is for likelihoods that are pending.
 
 A round lays a tile out and takes it through its parts, passes and the proof of what they led to. Where XLA makes
 functions of loops each is one, see ``apart``.
@@ -22,6 +23,7 @@ from jaxirls import lbfgs, rounds
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.apart import apart
 from jaxirls.engine.batch import Batch, Plan, problem
+from jaxirls.likelihood import Estimate, Likelihood, pending_deviance, pending_likelihood
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
@@ -64,6 +66,16 @@ def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: 
     algorithm = ALGORITHMS[type(config)]
     given = (_idle(state, real), real)
     return _later_round(algorithm.later_parts(config), batch, given, real, layout, config)
+
+
+def likelihood_round(
+    batch: Batch, pending: Array, at: Estimate, known: Likelihood, layout: Plan, config: Algorithm
+) -> Likelihood:
+    """The likelihoods of a batch, those that are ``pending`` found."""
+    parts, tile = (pending_deviance, pending_likelihood), layout.tile
+    tiles = jnp.where(pending.any(), jnp.int32(-(-batch.size // tile)), 0)
+    found = _over_tiles(parts, batch, (at,), tile, layout, config, tiles)
+    return jax.tree.map(partial(jnp.where, pending), found, known)
 
 
 def _idle(state: State, real: Array) -> State:
@@ -185,7 +197,12 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
         return i + 1, refined(batch, begun, lanes, layout, config)
 
     start = varying((jnp.int32(0), begun), batch)
-    return lax.while_loop(lambda carry: carry[0] * rest < count, step, start)[1].solution
+    ended = lax.while_loop(lambda carry: carry[0] * rest < count, step, start)[1]
+    solution = ended.solution
+    if (pending := solution.pending) is None:
+        return solution
+    known = solution.estimate, solution.likelihood
+    return solution.completed(likelihood_round(batch, pending, *known, layout, config))
 
 
 def padded(batch: Batch, size: int) -> Batch:
