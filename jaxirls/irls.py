@@ -79,15 +79,26 @@ def start_independent(problem: Problem) -> tuple[Array, State]:
 def run_early(problem: Problem, state: State, config: IRLS, limit: Limit) -> State:
     """The turns of the first passes."""
     near = NEAR if problem.has_newton_steps else 0.0
-    return run(problem, state, config, limit, by_cholesky, near, _is_judged_by_score(problem))
+    return run(problem, state, config, limit, by_cholesky, near, is_judged_by_score(problem))
 
 
 def run_late(problem: Problem, state: State, config: IRLS, limit: Limit, method: Method) -> State:
     """The turns after them, which judge by the loss."""
-    if _is_judged_by_score(problem):
-        _, loss, _, _ = _evaluate(problem, state.beta, method, None, by_score=False)
-        state = state._replace(limit=jnp.where(jnp.isfinite(state.limit), loss, jnp.inf))
     return run(problem, state, config, limit, sharpened(method, problem))
+
+
+def by_loss(problem: Problem, state: State) -> State:
+    """The state after the first passes as the turns after them take it: these may have to see β again, for its loss."""
+    if not is_judged_by_score(problem):
+        return state
+    again = (state.code == RUNNING) & jnp.isfinite(state.limit)
+    return state._replace(
+        step=jnp.where(again, 0.0, state.step),
+        limit=jnp.full_like(state.limit, jnp.inf),
+        decrement=jnp.full_like(state.decrement, jnp.inf),
+        halvings=jnp.zeros_like(state.halvings),
+        n_iter=state.n_iter - again.astype(jnp.int32),
+    )
 
 
 def run(
@@ -114,7 +125,7 @@ def run(
     return lax.while_loop(lambda state: jnp.any(running(state)), turn, varying(state, problem))
 
 
-def _is_judged_by_score(problem: Problem) -> bool:
+def is_judged_by_score(problem: Problem) -> bool:
     """Whether the loss is known to be convex in η, on the whole line."""
     family = problem.rows.family
     return family.is_canonical and not family.guards_domain and problem.bending is None

@@ -21,7 +21,7 @@ from jaxirls import linalg
 from jaxirls.config import IRLS
 from jaxirls.edge import is_inside, to_the_edge
 from jaxirls.equations import Equations, by_cholesky, by_qr
-from jaxirls.irls import run, run_early, run_late, start, start_independent
+from jaxirls.irls import by_loss, run, run_early, run_late, start, start_independent
 from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
@@ -147,7 +147,7 @@ def _finished(problem: Problem, resumed: Resumed, config: IRLS) -> Finished:
     # On the way to infinity the weights, not X, make the Gram matrix singular, unless it was so from the start.
     anew = open_ & (state.code == ILL_CONDITIONED) & (~separated | (state.n_iter == 0))
     late = partial(run_late, config=config, limit=config.max_iter, method=by_cholesky)
-    state = in_one_kernel(late, problem, marked(state, found))
+    state = in_one_kernel(late, problem, by_loss(problem, marked(state, found)))
     if problem.has_edge:
         inside = (state.code == Status.CONVERGED) & is_inside(problem, state.beta)
         state = to_the_edge(problem, state, open_ & ~separated & ~inside, config)

@@ -120,6 +120,7 @@ def trace(
         laid = laid._replace(aliased=aliased)
     late = jax.jit(lambda state: irls.run_late(laid, state, config, state.n_iter[0] + 1, method))
     early = jax.jit(lambda state: irls.run_early(laid, state, config, state.n_iter[0] + 1))
+    again = jax.jit(lambda state: late(irls.by_loss(laid, state)) if irls.is_judged_by_score(laid) else state)
 
     @jax.jit
     def inspect(state: State, beta: Array) -> Solution:
@@ -128,9 +129,11 @@ def trace(
 
     history: list[Solution] = []
     halvings: list[int] = []
-    refused = 0
+    refused, is_early = 0, method is by_cholesky
     while int(state.code[0]) == RUNNING and int(state.n_iter[0]) < config.max_iter:
-        is_early = method is by_cholesky and bool((state.n_iter < rounds.first_limit(laid, config, state)).all())
+        if is_early and not bool((state.n_iter < rounds.first_limit(laid, config, state)).all()):
+            is_early, state = False, again(state)
+            continue
         step = early if is_early else late
         candidate, state = state.beta + state.step, step(state)
         if int(state.halvings[0]):
