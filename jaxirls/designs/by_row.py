@@ -80,23 +80,31 @@ class LanesByRow(Lanes):
     def whitened(self, factor: Factor) -> Design:
         return LanesByRow(_through_by_row(factor, self.x))
 
-    def running(self, beta: Array, rows: Rows, kernel: Kernel, with_last: Array | None = None) -> _Running:
-        """The sums of all rows, as they are kept from row to row; of the last only in lanes ``with_last``, if given."""
+    def running(self, beta: Array, rows: Rows, kernel: Kernel, last: tuple[Rows, Array] | None = None) -> _Running:
+        """The sums of all rows, as they are kept from row to row.
+
+        If ``last`` is given, it has the data of the last row, which the row data then lack, and the lanes, (1, T), that
+        have such a row.
+        """
         n, p, lanes = self.n, self.p, beta.shape[1]
-        whole, rest = divmod(n, self.rows)
+        whole = (n if last is None else n - 1) // self.rows
+        rest = n - whole * self.rows
         block = factors(self.x.dtype) // self.rows
         strips = _strips(p)
 
+        tail = None if last is None else jax.tree.map(functools.partial(_tail, n - rest), rows, last[0])
+
+        def kernel_at(eta: Array, start: Array, size: int) -> Terms:
+            if last is None or size > 1:
+                return kernel(eta, some_rows(rows, start, size))
+            return masked(kernel)(eta, (some_rows(tail, start - (n - rest), 1), (start < n - 1) | last[1]))
+
         def terms_of(start: Array, size: int) -> tuple[Array, Terms]:
-            x, own = lax.dynamic_slice_in_dim(self.x, start, size), some_rows(rows, start, size)
+            x = lax.dynamic_slice_in_dim(self.x, start, size)
             # The barriers keep XLA from computing again, for every product, what many take: the predictor, the weight
             # and the residual. What enters one sum alone is added there, and not stored.
             eta = lax.optimization_barrier(combine(x, beta))
-            if with_last is None:
-                terms = kernel(eta, own)
-            else:
-                before = start + jnp.arange(size)[:, None] < n - 1
-                terms = masked(kernel)(eta, (own, before | with_last))
+            terms = kernel_at(eta, start, size)
             weight, residual = lax.optimization_barrier((terms.weight, terms.residual))
             terms = terms._replace(weight=weight, residual=residual)
             return x, jax.tree.map(lambda term: jnp.broadcast_to(term, (size, lanes)), terms)
@@ -189,9 +197,9 @@ class Folded(Design):
 
         # Block after block: of all at once XLA would compute the place of every number by division.
         laid = varying(jnp.zeros((whole + (left > 0), p, fold, count), x.dtype), x)
-        laid = lax.fori_loop(jnp.int32(0), jnp.int32(whole), fill, laid)
-        if left:
+        if left:  # first: after the loop it would be a copy
             laid = lax.dynamic_update_slice(laid, x[whole * fold :].swapaxes(0, 1)[None], (whole, 0, 0, 0))
+        laid = lax.fori_loop(jnp.int32(0), jnp.int32(whole), fill, laid)
         return cls(laid.reshape(-1, p, fold * count), n, count)
 
     @property
@@ -214,8 +222,8 @@ class Folded(Design):
         return self._unfolded(combine(self.x, self._spread(beta)))
 
     def pull(self, residual: Array) -> Array:
-        present = jnp.arange(self.x.shape[0] * self._fold)[:, None] < self.n
-        padded = jnp.where(present, self._padded(residual), 0.0)
+        residual = jnp.broadcast_to(residual, (self.n, self.count))
+        padded = jnp.pad(residual, ((0, -self.n % self._fold), (0, 0)))
         return self._total(Lanes(self.x).pull(padded.reshape(-1, self.x.shape[2])), jnp.add)
 
     def fold(self, pair: Pair, values: Array, count: int) -> Array:
@@ -227,9 +235,11 @@ class Folded(Design):
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
         left = self.n % self._fold
-        with_last = jnp.repeat(jnp.arange(self._fold) < left, self.count)[None] if left else None
+        last = None
+        if left:
+            last = jax.tree.map(self._last, rows), jnp.repeat(jnp.arange(self._fold) < left, self.count)[None]
         own = jax.tree.map(self._folded, rows)
-        found = LanesByRow(self.x).running(self._spread(beta), own, kernel, with_last)
+        found = LanesByRow(self.x).running(self._spread(beta), own, kernel, last)
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
 
     def whitened(self, factor: Factor) -> Design:
@@ -244,15 +254,19 @@ class Folded(Design):
         return jnp.tile(beta, (1, self._fold))
 
     def _folded(self, leaf: Array) -> Array:
-        """Row data as (m, f T), those of the last row in the empty places."""
+        """The data of the rows that are in all lanes, (n // f, f T)."""
         if leaf.shape[0] == 1:
             return self._spread(leaf) if leaf.shape[1] > 1 else leaf
-        return self._padded(leaf).reshape(-1, self.x.shape[2])
+        whole = self.n - self.n % self._fold
+        return jnp.broadcast_to(leaf[:whole], (whole, self.count)).reshape(-1, self.x.shape[2])
 
-    def _padded(self, leaf: Array) -> Array:
-        """(n, T) as (m f, T)."""
-        more = -self.n % self._fold
-        return jnp.pad(jnp.broadcast_to(leaf, (self.n, self.count)), ((0, more), (0, 0)), mode="edge")
+    def _last(self, leaf: Array) -> Array:
+        """Those of the last row, and of empty places after it, (1, f T)."""
+        if leaf.shape[0] == 1:
+            return self._folded(leaf)
+        left = self.n % self._fold
+        own = jnp.broadcast_to(leaf[self.n - left :], (left, self.count))
+        return jnp.pad(own, ((0, self._fold - left), (0, 0)), mode="edge").reshape(1, -1)
 
     def _unfolded(self, leaf: Array) -> Array:
         """(m, f T) as (n, T)."""
@@ -277,6 +291,11 @@ def _through_by_row(factor: Factor, x: Array) -> Array:
 
     empty = varying(jnp.zeros((x.shape[0], *factor.scaling.shape), x.dtype), factor, x)
     return lax.fori_loop(jnp.int32(0), jnp.int32(x.shape[0]), fill, empty)
+
+
+def _tail(start: int, leaf: Array, last: Array) -> Array:
+    """Row data from some row on, and of the last; what is the same for every row stays."""
+    return leaf if leaf.shape[0] == 1 else jnp.concatenate([leaf[start:], last])
 
 
 class _Running(NamedTuple):
