@@ -30,9 +30,11 @@ def laid(design, x):
     return design.of(jnp.asarray(x.transpose(1, 2, 0)), LANES)
 
 
-@pytest.mark.parametrize("n", [3, 71, 126])
-@pytest.mark.parametrize("p", [2, 9, 13])
-@pytest.mark.parametrize("design", DESIGNS)
+# Folded, one whole row and a part of another: where 32 lanes run side by side, and where 64 do.
+HALF_FOLDED = ((Folded, 2, 15), (Folded, 2, 30))
+
+
+@pytest.mark.parametrize(("design", "p", "n"), [*product(DESIGNS, (2, 9, 13), (3, 71, 126)), *HALF_FOLDED])
 def test_one_pass_gives_the_sums_that_numpy_gives(design, p, n):
     rng = np.random.default_rng(n)
     x = rng.normal(size=(LANES, n, p))

@@ -92,7 +92,7 @@ class LanesByRow(Lanes):
         block = factors(self.x.dtype) // self.rows
         strips = _strips(p)
 
-        tail = None if last is None else jax.tree.map(functools.partial(_tail, n - rest), rows, last[0])
+        tail = None if last is None else jax.tree.map(functools.partial(_tail, n, n - rest), rows, last[0])
 
         def kernel_at(eta: Array, start: Array, size: int) -> Terms:
             if last is None or size > 1:
@@ -293,9 +293,9 @@ def _through_by_row(factor: Factor, x: Array) -> Array:
     return lax.fori_loop(jnp.int32(0), jnp.int32(x.shape[0]), fill, empty)
 
 
-def _tail(start: int, leaf: Array, last: Array) -> Array:
-    """Row data from some row on, and of the last; what is the same for every row stays."""
-    return leaf if leaf.shape[0] == 1 else jnp.concatenate([leaf[start:], last])
+def _tail(n: int, start: int, leaf: Array, last: Array) -> Array:
+    """The data of rows ``start`` to n, given those of all but the last, and its; what all share stays."""
+    return leaf if leaf.shape[0] == 1 < n - 1 else jnp.concatenate([leaf[start:], last])
 
 
 class _Running(NamedTuple):
