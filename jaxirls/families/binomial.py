@@ -163,13 +163,13 @@ class Binomial(Family):
         if self.trials is not None:
             return average
         # A row is a failure or a success, or is taken for a mixture of the two: no function of y is computed a row.
-        ends = jnp.zeros_like(average) + jnp.asarray([[0.0], [1.0]], average.dtype)
-        return [jnp.split(both, 2) for both in super().starting_regression(ends, average)]
+        ends = jnp.zeros_like(average), jnp.ones_like(average)
+        return [super(Binomial, self).starting_regression(end, average) for end in ends]
 
     def starting_regression(self, y: Array, values: Any) -> tuple[Array, Array]:
         if self.trials is not None:
             return super().starting_regression(y, values)
-        weight, target = (failure + y * (success - failure) for failure, success in values)
+        weight, target = (failure + y * (success - failure) for failure, success in zip(*values, strict=True))
         return weight, target
 
     def valid_response(self, y: Array) -> Array:
