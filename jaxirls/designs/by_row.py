@@ -214,6 +214,11 @@ class Folded(Design):
     def _fold(self) -> int:
         return self.x.shape[2] // self.count
 
+    @property
+    def _left(self) -> int:
+        """Rows that the last row of x has, if it has not f."""
+        return self.n % self._fold
+
     def lanes(self, count: int) -> Array:
         unfolded = self.x.reshape(-1, self.p, self._fold, count).swapaxes(1, 2)
         return unfolded.reshape(-1, self.p, count)[: self.n]
@@ -228,16 +233,14 @@ class Folded(Design):
 
     def fold(self, pair: Pair, values: Array, count: int) -> Array:
         values = jnp.broadcast_to(values, (self.n, count))
-        whole, left = divmod(self.n, self._fold)
-        rows, rest = values[: self.n - left].reshape(whole, -1), values[self.n - left :]
-        total = self._total(folded(pair, lambda i: rows[i], whole), pair)
-        return pair(total, folded(pair, lambda i: rest[i], left)) if left else total
+        rows, rest = self._folded(values), values[self.n - self._left :]
+        total = self._total(folded(pair, lambda i: rows[i], rows.shape[0]), pair)
+        return pair(total, folded(pair, lambda i: rest[i], self._left)) if self._left else total
 
     def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
-        left = self.n % self._fold
         last = None
-        if left:
-            last = jax.tree.map(self._last, rows), jnp.repeat(jnp.arange(self._fold) < left, self.count)[None]
+        if self._left:
+            last = jax.tree.map(self._last, rows), jnp.repeat(jnp.arange(self._fold) < self._left, self.count)[None]
         own = jax.tree.map(self._folded, rows)
         found = LanesByRow(self.x).running(self._spread(beta), own, kernel, last)
         return _sums(_each(lambda pair, leaf: self._total(leaf, pair), found))
@@ -257,16 +260,15 @@ class Folded(Design):
         """The data of the rows that are in all lanes, (n // f, f T)."""
         if leaf.shape[0] == 1:
             return self._spread(leaf) if leaf.shape[1] > 1 else leaf
-        whole = self.n - self.n % self._fold
+        whole = self.n - self._left
         return jnp.broadcast_to(leaf[:whole], (whole, self.count)).reshape(-1, self.x.shape[2])
 
     def _last(self, leaf: Array) -> Array:
         """Those of the last row, and of empty places after it, (1, f T)."""
         if leaf.shape[0] == 1:
             return self._folded(leaf)
-        left = self.n % self._fold
-        own = jnp.broadcast_to(leaf[self.n - left :], (left, self.count))
-        return jnp.pad(own, ((0, self._fold - left), (0, 0)), mode="edge").reshape(1, -1)
+        own = jnp.broadcast_to(leaf[self.n - self._left :], (self._left, self.count))
+        return jnp.pad(own, ((0, self._fold - self._left), (0, 0)), mode="edge").reshape(1, -1)
 
     def _unfolded(self, leaf: Array) -> Array:
         """(m, f T) as (n, T)."""
