@@ -15,9 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["apart"]
+__all__ = ["apart", "room_for"]
 
 T = TypeVar("T")
+
+# XLA hands half of the operations that are ready to another thread where there are more than eight.
+AT_ONCE = 4
 
 
 def apart(part: Callable[..., T], into: T, *given: Any) -> T:
@@ -26,11 +29,35 @@ def apart(part: Callable[..., T], into: T, *given: Any) -> T:
     The bounds of the loop, one apart, come from a number of the data, of which the compiler knows nothing: it would see
     through others. The barrier keeps in the loop what is the same in every turn.
     """
-    datum = next(leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    some = jnp.isnan(datum[(0,) * datum.ndim]).astype(jnp.int32)
-    first, last = lax.sort(jnp.stack([some + 1, some]))
+    first, last = _and_next(_of_data(given))
 
     def turn(i: Array, into: T) -> T:
         return part(into, *lax.optimization_barrier((given, i))[0])
 
     return lax.fori_loop(first, last, turn, into)
+
+
+def room_for(shapes: T, *given: Any) -> T:
+    """Zeros of the given shapes, made a few at a time.
+
+    Of many at once another thread would make half, and the one that ends last would go on with the program: where every
+    core has a program of its own, it may have to wait for one first. A number from a sort is ready after the sort.
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+    some, made = _of_data(given), []
+    for place, leaf in enumerate(leaves):
+        if place % AT_ONCE == 0:
+            some, _ = _and_next(some)
+        made.append(jnp.full(leaf.shape, jnp.minimum(some, 0).astype(leaf.dtype)))
+    return jax.tree.unflatten(structure, made)
+
+
+def _of_data(given: Any) -> Array:
+    """Zero or one: of the data the compiler knows nothing."""
+    datum = next(leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return jnp.isnan(datum[(0,) * datum.ndim]).astype(jnp.int32)
+
+
+def _and_next(some: Array) -> Array:
+    """A number that is not negative, and the next."""
+    return lax.sort(jnp.stack([some + 1, some]))

@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from jaxirls import lbfgs, rounds
 from jaxirls.config import IRLS, LBFGS, Algorithm
-from jaxirls.engine.apart import apart
+from jaxirls.engine.apart import apart, room_for
 from jaxirls.engine.batch import Batch, Plan, problem
 from jaxirls.likelihood import Estimate, Likelihood, pending_deviance, pending_likelihood
 from jaxirls.problem import Problem, State
@@ -158,11 +158,10 @@ def _over_tiles(
         return rooms, apart(put, store, laid[0], reached, start)
 
     *between, results = jax.eval_shape(whole, data, first)
+    stored = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[:-1]), leaf.dtype), results)
     # A part that is apart writes over what it made of the last tile: room for that is made once.
-    rooms = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), between)
-    store = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[:-1]), leaf.dtype), results)
+    start = room_for((between, stored), data) if layout.design.by_row else ([], jax.tree.map(jnp.zeros_like, stored))
     last = jnp.int32(-(-size // tile)) if count is None else count
-    start = rooms if layout.design.by_row else [], store
     return lax.fori_loop(jnp.int32(0), last, step, varying(start, first))[1]
 
 
