@@ -9,6 +9,7 @@ compiled only if a dataset needs it. Traced batches (under ``jit``, say) get one
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -148,15 +149,17 @@ def _later_on_cores(
     turns = -(-lanes.size // (cores() * room))
     share = -(-lanes.size // (cores() * turns * layout.rest)) * layout.rest
 
+    def count(start: int) -> int:
+        return min(share, lanes.size - start)
+
     def work(start: int) -> Any:
-        count = min(share, lanes.size - start)
-        filled = start + np.resize(np.arange(count), room)
+        filled = start + np.resize(np.arange(count(start)), room)
         part = batch.take(lanes[filled])
-        done = program(part, _some(state, filled), np.arange(room) < count, layout, config)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], done)
+        return program(part, _some(state, filled), np.arange(room) < count(start), layout, config)
 
     starts = range(0, lanes.size, share)
-    return _joined(_on_threads(work, starts, home, (program, _signature(batch), layout, config)), 0)
+    parts = _on_threads(work, starts, home, (program, _signature(batch), layout, config))
+    return _joined([_some(part, slice(count(start))) for part, start in zip(parts, starts, strict=True)], 0)
 
 
 def _is_pending(solution: Solution) -> bool:
@@ -173,21 +176,36 @@ _seen: set[Hashable] = set()
 
 def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], home: jax.Device, program: Hashable) -> list[Any]:
     """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
-
     wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
+    done: list[Any] = [None] * len(arguments)
+    places = deque(range(len(arguments)))
 
-    def call(argument: Any) -> Any:
+    def work(most: int) -> None:
+        """Up to ``most`` calls, each begun before the one before it is waited for: a core goes on without a pause."""
+        begun: tuple[int, Any] | None = None
         with jax.enable_x64(wide), jax.default_device(home):
-            return jax.tree.map(np.asarray, task(argument))
+            for _ in range(most):
+                try:
+                    place = places.popleft()
+                except IndexError:
+                    break
+                before, begun = begun, (place, task(arguments[place]))
+                end(before)
+            end(begun)
 
-    done = []
+    def end(begun: tuple[int, Any] | None) -> None:
+        if begun is not None:
+            place, result = begun
+            done[place] = jax.tree.map(np.asarray, result)
+
     if program not in _seen or len(arguments) == 1:
-        done, arguments = [call(arguments[0])], arguments[1:]
+        work(1)
         _seen.add(program)
-    if not arguments:
-        return done
-    with ThreadPoolExecutor(cores()) as pool:
-        return [*done, *pool.map(call, arguments)]
+    if places:
+        with ThreadPoolExecutor(cores()) as pool:
+            for thread in [pool.submit(work, len(arguments)) for _ in range(cores())]:
+                thread.result()
+    return done
 
 
 def _signature(batch: Batch) -> Hashable:
