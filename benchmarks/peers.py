@@ -105,11 +105,15 @@ def clocked(count: int, function: Callable[[], Any]) -> Run:
 
 
 def on_cores(function: Callable[[Any], Array], parts: list[Any]) -> list[Array]:
-    """``function`` of every part, on as many threads as there are cores."""
-    if len(parts) == 1:
-        return [function(parts[0])]
+    """``function`` of every part, on as many threads as there are cores; each begins all of its calls, then waits."""
+    done: list[Any] = [None] * len(parts)
+
+    def work(core: int) -> None:
+        done[core::CORES] = jax.block_until_ready([function(part) for part in parts[core::CORES]])
+
     with ThreadPoolExecutor(CORES) as pool:
-        return list(pool.map(lambda part: jax.block_until_ready(function(part)), parts))
+        list(pool.map(work, range(min(CORES, len(parts)))))
+    return done
 
 
 def _joined(parts: list[Array]) -> Array:
