@@ -8,9 +8,10 @@ compiled only if a dataset needs it. Traced batches (under ``jit``, say) get one
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ CHUNKS_PER_CORE = 2
 # Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
 REST_TILES = 8
 REST_BYTES = 2**21
+# Bytes, of which the address of an array is to be a multiple for XLA to use its memory.
+ALIGNMENT = 64
 
 # Options of XLA for programs of this package's own, but for those that the environment sets. Where the processor has
 # vectors of 512 bits, use them: LLVM prefers 256, which measures slower here. Its first level takes the least time to
@@ -105,15 +108,12 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
     """The fits of concrete data: NumPy cuts and joins by views and copies, with nothing to compile."""
     batch = jax.tree.map(np.asarray, batch)
     size, chunk = batch.size, _chunk(batch, layout)
-    starts = [min(start, size - chunk) for start in range(0, size, chunk)]
+    starts = [min(start, size - chunk) for start in range(0, size, chunk)]  # the last may reach back over its neighbour
 
     def begin(start: int) -> Round:
-        part = batch.part(start, chunk)
-        return _first_chunk(part, layout, config)
+        return _first_chunk(batch.part(start, chunk), layout, config)
 
-    twice = len(starts) * chunk - size  # the last chunk reaches back over its neighbour
-    program = _signature(batch), chunk, layout, config
-    at = _joined(_on_threads(begin, starts, home, program), twice)
+    at = _on_threads(begin, starts, chunk, size, home)
     solution, lanes = at.solution, np.flatnonzero(at.open)
     if lanes.size:
         at = _later_on_cores(_second_chunk, batch, lanes, _some(at.state, lanes), layout, config, home)
@@ -127,11 +127,10 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
         known = solution.pending, solution.estimate, solution.likelihood
 
         def complete(start: int) -> Likelihood:
-            part = batch.part(start, chunk)
-            return _likelihood_chunk(part, *_some(known, slice(start, start + chunk)), layout, config)
+            own = _some(known, slice(start, start + chunk))
+            return _likelihood_chunk(batch.part(start, chunk), *own, layout, config)
 
-        found = _on_threads(complete, starts, home, (_likelihood_chunk, *program))
-        return solution.completed(_joined(found, twice))
+        return solution.completed(_on_threads(complete, starts, chunk, size, home))
     return solution._replace(pending=None)
 
 
@@ -149,17 +148,12 @@ def _later_on_cores(
     turns = -(-lanes.size // (cores() * room))
     share = -(-lanes.size // (cores() * turns * layout.rest)) * layout.rest
 
-    def count(start: int) -> int:
-        return min(share, lanes.size - start)
-
     def work(start: int) -> Any:
-        filled = start + np.resize(np.arange(count(start)), room)
-        part = batch.take(lanes[filled])
-        return program(part, _some(state, filled), np.arange(room) < count(start), layout, config)
+        count = min(share, lanes.size - start)
+        filled = start + np.resize(np.arange(count), room)
+        return program(batch.take(lanes[filled]), _some(state, filled), np.arange(room) < count, layout, config)
 
-    starts = range(0, lanes.size, share)
-    parts = _on_threads(work, starts, home, (program, _signature(batch), layout, config))
-    return _joined([_some(part, slice(count(start))) for part, start in zip(parts, starts, strict=True)], 0)
+    return _on_threads(work, range(0, lanes.size, share), share, lanes.size, home)
 
 
 def _is_pending(solution: Solution) -> bool:
@@ -171,52 +165,52 @@ def _some(tree: Any, lanes: np.ndarray | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[lanes], tree)
 
 
-_seen: set[Hashable] = set()
+def _on_threads(task: Callable[[int], Any], starts: Sequence[int], count: int, size: int, home: jax.Device) -> Any:
+    """``task`` of every start joined, for ``size`` datasets: of each the ``count`` from there on.
 
-
-def _on_threads(task: Callable[[Any], Any], arguments: Sequence[Any], home: jax.Device, program: Hashable) -> list[Any]:
-    """``task`` of every argument, in order. The first call of a program compiles it, for the others to share."""
+    A core goes from one call to the next without a pause: that has begun before the one before it is waited for.
+    """
+    with jax.default_device(home):
+        first = task(starts[0])  # which compiles the program for all
+    whole = jax.tree.map(lambda leaf: _aligned((size, *leaf.shape[1:]), leaf.dtype), first)
     wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
-    done: list[Any] = [None] * len(arguments)
-    places = deque(range(len(arguments)))
+    left = deque(starts[1:])
 
-    def work(most: int) -> None:
-        """Up to ``most`` calls, each begun before the one before it is waited for: a core goes on without a pause."""
-        begun: tuple[int, Any] | None = None
+    def put(start: int, result: Any) -> None:
+        for room, part in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
+            own = room[start : start + count]
+            own[...] = np.asarray(part)[: len(own)]
+
+    def begun() -> tuple[tuple[int, Any], ...]:
+        try:
+            start = left.popleft()
+        except IndexError:
+            return ()
+        return ((start, task(start)),)
+
+    def work(*calls: tuple[int, Any]) -> None:
         with jax.enable_x64(wide), jax.default_device(home):
-            for _ in range(most):
-                try:
-                    place = places.popleft()
-                except IndexError:
-                    break
-                before, begun = begun, (place, task(arguments[place]))
-                end(before)
-            end(begun)
+            calls = calls or begun()
+            while calls:
+                ahead = begun()
+                put(*calls[0])
+                calls = ahead
 
-    def end(begun: tuple[int, Any] | None) -> None:
-        if begun is not None:
-            place, result = begun
-            done[place] = jax.tree.map(np.asarray, result)
-
-    if program not in _seen or len(arguments) == 1:
-        work(1)
-        _seen.add(program)
-    if places:
-        with ThreadPoolExecutor(cores()) as pool:
-            for thread in [pool.submit(work, len(arguments)) for _ in range(cores())]:
-                thread.result()
-    return done
+    helpers = min(cores(), len(starts)) - 1
+    with ThreadPoolExecutor(max(helpers, 1)) as pool:  # which starts no thread before it has work
+        others = [pool.submit(work) for _ in range(helpers)]
+        work((starts[0], first))
+    for other in others:
+        other.result()
+    return whole
 
 
-def _signature(batch: Batch) -> Hashable:
-    """What the program of a batch depends on, its size aside."""
-    shapes = tuple((shape[0] > 1, shape[1:]) for shape in batch.shapes)
-    return jax.tree.structure(batch), shapes, batch.x.dtype, jnp.zeros(()).dtype
-
-
-def _joined(parts: list[Any], twice: int) -> Any:
-    """The parts one after the other, the last without its first ``twice``, in arrays that may be written to."""
-    return jax.tree.map(lambda *leaves: np.concatenate([*leaves[:-1], leaves[-1][twice:]]), *parts)
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that XLA takes as it is."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
