@@ -145,8 +145,24 @@ def test_they_are_where_x_and_y_are_constants_of_the_program():
     assert_functions(jax.jit(bootstrap).lower(weights))
 
 
+def ready_at_once(program):
+    """Of a compiled program the operations that wait for no other."""
+    given, ready = set(), []
+    for name, kind, operands in re.findall(
+        r"%(\S+) = (?:\([^=]*\)|\S+) ([\w-]+)\(([^)]*)\)", program[program.index("ENTRY") :]
+    ):
+        if set(re.findall(r"%([\w.-]+)", operands)) <= given:
+            if kind in ("parameter", "constant", "bitcast", "get-tuple-element", "tuple"):
+                given.add(name)
+            else:
+                ready.append(name)
+    return ready
+
+
 def assert_functions(lowered, count=3):
     program = lowered.compile().as_text()
+    # Half of more than nine would go to another thread, see ``apart.room_for``.
+    assert 0 < len(ready_at_once(program)) <= 9
     (loop,) = re.findall(r" while\(.* body=%?([\w.-]+)", program[program.index("ENTRY") :])
     body = re.search(rf"^%?{re.escape(loop)} \(.*?^}}", program, re.MULTILINE | re.DOTALL)[0]
     assert body.count("xla_cpu_small_call") == count

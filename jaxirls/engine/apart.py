@@ -9,6 +9,7 @@ the parts should be little: it is called one by one, and is slower there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, TypeVar
 
 import jax
@@ -29,7 +30,7 @@ def apart(part: Callable[..., T], into: T, *given: Any) -> T:
     The bounds of the loop, one apart, come from a number of the data, of which the compiler knows nothing: it would see
     through others. The barrier keeps in the loop what is the same in every turn.
     """
-    first, last = _and_next(_of_data(given))
+    first, last = _and_next(_unknown(_numbers(given)[:1]))
 
     def turn(i: Array, into: T) -> T:
         return part(into, *lax.optimization_barrier((given, i))[0])
@@ -44,7 +45,7 @@ def room_for(shapes: T, *given: Any) -> T:
     core has a program of its own, it may have to wait for one first. A number from a sort is ready after the sort.
     """
     leaves, structure = jax.tree.flatten(shapes)
-    some, made = _of_data(given), []
+    some, made = _unknown(_numbers(given)), []
     for place, leaf in enumerate(leaves):
         if place % AT_ONCE == 0:
             some, _ = _and_next(some)
@@ -52,10 +53,13 @@ def room_for(shapes: T, *given: Any) -> T:
     return jax.tree.unflatten(structure, made)
 
 
-def _of_data(given: Any) -> Array:
-    """Zero or one: of the data the compiler knows nothing."""
-    datum = next(leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    return jnp.isnan(datum[(0,) * datum.ndim]).astype(jnp.int32)
+def _numbers(given: Any) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(given) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _unknown(leaves: list[Array]) -> Array:
+    """Zero or one: of data the compiler knows nothing, unless all of them are constants of the program."""
+    return reduce(jnp.maximum, [jnp.isnan(leaf[(0,) * leaf.ndim]).astype(jnp.int32) for leaf in leaves])
 
 
 def _and_next(some: Array) -> Array:
