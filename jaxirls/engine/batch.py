@@ -49,7 +49,7 @@ SHARED_TILE = WIDTH
 ROWS_COLUMNS = 24
 ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
-# Datasets that are read side by side where their layout changes.
+# Datasets that are read side by side where their layout changes: half a tile, but so many at least.
 STRIP = 8
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
@@ -194,23 +194,27 @@ def device(batch: Batch) -> jax.Device:
 
 
 def _plan_cpu(batch: Batch) -> Plan:
+    design, tile = _design_cpu(batch)
+    return Plan(design, tile, tile, max(STRIP, tile // 2))
+
+
+def _design_cpu(batch: Batch) -> tuple[type[Design], int]:
     n, p = batch.shape
     many, shared = n * p > LANES_ELEMENTS, batch.has_one_design
     if not folds_loops():
         if p > LANES_COLUMNS or many:
-            return Plan(Dense, 1, 1, STRIP)
-        return Plan(Shared, SHARED_TILE, SHARED_TILE, STRIP) if shared else Plan(Lanes, LANES_TILE, LANES_TILE, STRIP)
+            return Dense, 1
+        return (Shared, SHARED_TILE) if shared else (Lanes, LANES_TILE)
     if p > ROWS_COLUMNS:
-        return Plan(Dense, 1, 1, STRIP)
+        return Dense, 1
     if many:
-        return Plan(Folded, 1, 1, STRIP)
+        return Folded, 1
     if shared:
-        return Plan(SharedByRow, SHARED_TILE, SHARED_TILE, STRIP)
+        return SharedByRow, SHARED_TILE
     lanes = width(n, p, batch.x.dtype)
     if n * p <= ROWS_ELEMENTS:
-        return Plan(LanesByRow, lanes, lanes, STRIP)
-    tile = FOLDED_TILE if lanes == WIDTH else 1
-    return Plan(Folded, tile, tile, STRIP)
+        return LanesByRow, lanes
+    return Folded, FOLDED_TILE if lanes == WIDTH else 1
 
 
 def folds_loops() -> bool:
