@@ -36,9 +36,11 @@ from jaxirls.engine.tiles import (
 from jaxirls.likelihood import Likelihood
 from jaxirls.proof import Solution
 
-# Bytes of data a chunk may hold: enough to amortize a call, little enough that the threads share the work evenly.
+# Bytes of data a chunk may hold. A core has few chunks, as a call costs part of a millisecond, and twice as many where
+# it goes through ``LONG`` elements of X: then others make up for a core that starts late.
 CHUNK_BYTES = 2**25
 CHUNKS_PER_CORE = 2
+LONG = 2**22
 # Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
 REST_TILES = 8
 REST_BYTES = 2**21
@@ -220,7 +222,9 @@ def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _chunk(batch: Batch, layout: Plan) -> int:
     """Datasets a chunk: a power of two of tiles, within ``CHUNK_BYTES``, so that batch sizes share programs."""
-    share = batch.size // (CHUNKS_PER_CORE * cores() * layout.tile)
+    elements = batch.size * math.prod(batch.shape) // cores()
+    chunks = cores() * CHUNKS_PER_CORE * (1 if elements < LONG else 2)
+    share = batch.size // (chunks * layout.tile)
     tiles = max(1, min(CHUNK_BYTES // (batch.bytes * layout.tile), share))
     return layout.tile << (tiles.bit_length() - 1)
 
