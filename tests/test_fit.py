@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import statsmodels.api as sm
 from scipy.optimize import minimize
 
 import jaxirls as ji
+from jaxirls.engine import dispatch
 
 FAMILIES = {
     "gaussian": (ji.Gaussian(), sm.families.Gaussian()),
@@ -336,6 +339,22 @@ def test_constants_of_a_program_are_fitted_too():
     fit = ji.fit(X, y, ji.Binomial())
     program = jax.jit(lambda factor: factor * ji.fit(X, y, ji.Binomial()).params)
     np.testing.assert_allclose(program(1.0), fit.params, rtol=1e-12)  # another program may round another way
+
+
+def test_where_one_core_fails_the_others_stop(monkeypatch):
+    monkeypatch.setattr(dispatch, "cores", lambda: 2)
+    begun = []
+
+    def task(start):
+        begun.append(start)
+        if start and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return jnp.zeros(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        dispatch._on_threads(task, range(100), 1, 100, jax.devices("cpu")[0])
+    assert len(begun) < 50
 
 
 @pytest.mark.usefixtures("compile_fast")

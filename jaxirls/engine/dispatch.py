@@ -191,12 +191,15 @@ def _on_threads(task: Callable[[int], Any], starts: Sequence[int], count: int, s
         return ((start, task(start)),)
 
     def work(*calls: tuple[int, Any]) -> None:
-        with jax.enable_x64(wide), jax.default_device(home):
-            calls = calls or begun()
-            while calls:
-                ahead = begun()
-                put(*calls[0])
-                calls = ahead
+        try:
+            with jax.enable_x64(wide), jax.default_device(home):
+                calls = calls or begun()
+                while calls:
+                    ahead = begun()
+                    put(*calls[0])
+                    calls = ahead
+        finally:
+            left.clear()  # where one fails or is interrupted, the others stop
 
     helpers = min(cores(), len(starts)) - 1
     with ThreadPoolExecutor(max(helpers, 1)) as pool:  # which starts no thread before it has work
