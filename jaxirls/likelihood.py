@@ -17,6 +17,7 @@ from jaxirls.problem import Problem
 from jaxirls.rows import Rows
 
 __all__ = [
+    "Asked",
     "Estimate",
     "Likelihood",
     "deviance",
@@ -40,6 +41,14 @@ class Likelihood(NamedTuple):
 
     deviance: Array  # (T,)
     llf: Array  # (T,)
+
+
+class Asked(NamedTuple):
+    """Likelihoods of which some are still to be found."""
+
+    pending: Array  # (T,), which
+    at: Estimate
+    known: Likelihood
 
 
 def pending_deviance(problem: Problem, at: Estimate, config: Algorithm) -> tuple[Array, Array]:

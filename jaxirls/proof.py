@@ -19,7 +19,7 @@ from jaxirls.dispersion import ScaleRule, dispersion
 from jaxirls.edge import is_inside
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
-from jaxirls.likelihood import Estimate, Likelihood
+from jaxirls.likelihood import Asked, Estimate, Likelihood
 from jaxirls.linalg import norm
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
@@ -51,12 +51,10 @@ class Solution(NamedTuple):
     pending: Array | None  # (T,), which lanes' likelihood is still to be found; none, if None
 
     @property
-    def estimate(self) -> Estimate:
-        return Estimate(self.params, self.aliased, self.scale)
-
-    @property
-    def likelihood(self) -> Likelihood:
-        return Likelihood(self.deviance, self.llf)
+    def asked(self) -> Asked:
+        """The likelihoods, where some are pending."""
+        at = Estimate(self.params, self.aliased, self.scale)
+        return Asked(cast(Array, self.pending), at, Likelihood(self.deviance, self.llf))
 
     def completed(self, found: Likelihood) -> Solution:
         """The solution with its likelihood found."""

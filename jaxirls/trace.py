@@ -176,7 +176,7 @@ def _completed(problem: Problem, solution: Solution, config: IRLS) -> Solution:
     """The solution with its likelihood."""
     if solution.pending is None:
         return solution
-    return solution.completed(pending_likelihood(problem, pending_deviance(problem, solution.estimate, config), config))
+    return solution.completed(pending_likelihood(problem, pending_deviance(problem, solution.asked.at, config), config))
 
 
 def _running_at(state: State, beta: Array) -> State:

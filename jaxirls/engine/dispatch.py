@@ -59,10 +59,10 @@ CPU_OPTIONS: dict[str, str | bool] = {
 _first_chunk = jax.jit(first_round, static_argnums=(1, 2), compiler_options=CPU_OPTIONS)
 _second_chunk = jax.jit(second_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
 _third_chunk = jax.jit(third_round, static_argnums=(3, 4), compiler_options=CPU_OPTIONS)
-_likelihood_chunk = jax.jit(likelihood_round, static_argnums=(4, 5), compiler_options=CPU_OPTIONS)
+_likelihood_chunk = jax.jit(likelihood_round, static_argnums=(2, 3), compiler_options=CPU_OPTIONS)
 _first_round = jax.jit(first_round, static_argnums=(1, 2))
 _refined = jax.jit(refined, static_argnums=(3, 4))
-_likelihoods = jax.jit(likelihood_round, static_argnums=(4, 5))
+_likelihoods = jax.jit(likelihood_round, static_argnums=(2, 3))
 _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 
@@ -101,8 +101,7 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
         begun = _refined(batch, begun, at, layout, config)
     solution = begun.solution
     if _is_pending(solution):
-        known = solution.pending, solution.estimate, solution.likelihood
-        return solution.completed(_likelihoods(batch, *known, layout, config))
+        return solution.completed(_likelihoods(batch, solution.asked, layout, config))
     return solution._replace(pending=None)
 
 
@@ -126,11 +125,11 @@ def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -
             last = _later_on_cores(_third_chunk, batch, lanes, _some(at.state, left), layout, config, home)
             solution = jax.tree.map(partial(_replaced, at=lanes), solution, last)
     if _is_pending(solution):
-        known = solution.pending, solution.estimate, solution.likelihood
+        asked = solution.asked
 
         def complete(start: int) -> Likelihood:
-            own = _some(known, slice(start, start + chunk))
-            return _likelihood_chunk(batch.part(start, chunk), *own, layout, config)
+            own = _some(asked, slice(start, start + chunk))
+            return _likelihood_chunk(batch.part(start, chunk), own, layout, config)
 
         return solution.completed(_on_threads(complete, starts, chunk, size, home))
     return solution._replace(pending=None)

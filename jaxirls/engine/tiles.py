@@ -23,7 +23,7 @@ from jaxirls import lbfgs, rounds
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.engine.apart import apart, room_for
 from jaxirls.engine.batch import Batch, Plan, problem
-from jaxirls.likelihood import Estimate, Likelihood, pending_deviance, pending_likelihood
+from jaxirls.likelihood import Asked, Likelihood, pending_deviance, pending_likelihood
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
 from jaxirls.status import Status
@@ -68,14 +68,12 @@ def later_rounds(batch: Batch, state: State, real: Array, layout: Plan, config: 
     return _later_round(algorithm.later_parts(config), batch, given, real, layout, config)
 
 
-def likelihood_round(
-    batch: Batch, pending: Array, at: Estimate, known: Likelihood, layout: Plan, config: Algorithm
-) -> Likelihood:
-    """The likelihoods of a batch, those that are ``pending`` found."""
+def likelihood_round(batch: Batch, asked: Asked, layout: Plan, config: Algorithm) -> Likelihood:
+    """The likelihoods of a batch, those that are pending found."""
     parts, tile = (pending_deviance, pending_likelihood), layout.tile
-    tiles = jnp.where(pending.any(), jnp.int32(-(-batch.size // tile)), 0)
-    found = _over_tiles(parts, batch, (at,), tile, layout, config, tiles)
-    return jax.tree.map(partial(jnp.where, pending), found, known)
+    tiles = jnp.where(asked.pending.any(), jnp.int32(-(-batch.size // tile)), 0)
+    found = _over_tiles(parts, batch, (asked.at,), tile, layout, config, tiles)
+    return jax.tree.map(partial(jnp.where, asked.pending), found, asked.known)
 
 
 def _idle(state: State, real: Array) -> State:
@@ -198,10 +196,9 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     start = varying((jnp.int32(0), begun), batch)
     ended = lax.while_loop(lambda carry: carry[0] * rest < count, step, start)[1]
     solution = ended.solution
-    if (pending := solution.pending) is None:
+    if solution.pending is None:
         return solution
-    known = solution.estimate, solution.likelihood
-    return solution.completed(likelihood_round(batch, pending, *known, layout, config))
+    return solution.completed(likelihood_round(batch, solution.asked, layout, config))
 
 
 def padded(batch: Batch, size: int) -> Batch:
