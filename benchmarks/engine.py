@@ -30,20 +30,20 @@ from benchmarks.peers import fit_batch, fit_chunks
 from jaxirls import links
 from jaxirls.config import IRLS
 from jaxirls.designs import WIDTH, Dense, Folded, Lanes, LanesByRow, Shared, SharedByRow
-from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, STRIP, Batch, Plan, plan
+from jaxirls.engine.batch import FOLDED_TILE, LANES_TILE, SHARED_TILE, Batch, Plan, cpu_plan, plan
 from jaxirls.engine.dispatch import fit_planned
 
 TURNS = 5
 ELEMENTS = 2**22  # of X in a batch
 PLANS = (
-    Plan(Lanes, LANES_TILE, LANES_TILE),
-    Plan(LanesByRow, WIDTH, WIDTH),
-    Plan(LanesByRow, 8, 8),
-    Plan(Folded, FOLDED_TILE, FOLDED_TILE),
-    Plan(Folded, 1, 1),
-    Plan(Dense, 1, 1),
+    cpu_plan(Lanes, LANES_TILE),
+    cpu_plan(LanesByRow, WIDTH),
+    cpu_plan(LanesByRow, 8),
+    cpu_plan(Folded, FOLDED_TILE),
+    cpu_plan(Folded, 1),
+    cpu_plan(Dense, 1),
 )
-SHARED_PLANS = (*PLANS, Plan(Shared, SHARED_TILE, SHARED_TILE), Plan(SharedByRow, SHARED_TILE, SHARED_TILE))
+SHARED_PLANS = (*PLANS, cpu_plan(Shared, SHARED_TILE), cpu_plan(SharedByRow, SHARED_TILE))
 SHAPES = (
     (20, 2),
     (200, 5),
@@ -133,7 +133,7 @@ def _name(layout: Plan) -> str:
 
 
 def _fit(data: Batch, layout: Plan) -> Callable[[], object]:
-    return lambda: fit_planned(data, layout._replace(strip=STRIP), IRLS()).params
+    return lambda: fit_planned(data, layout, IRLS()).params
 
 
 def families() -> None:

@@ -194,27 +194,27 @@ def device(batch: Batch) -> jax.Device:
 
 
 def _plan_cpu(batch: Batch) -> Plan:
-    design, tile = _design_cpu(batch)
-    return Plan(design, tile, tile, max(STRIP, tile // 2))
-
-
-def _design_cpu(batch: Batch) -> tuple[type[Design], int]:
     n, p = batch.shape
     many, shared = n * p > LANES_ELEMENTS, batch.has_one_design
     if not folds_loops():
         if p > LANES_COLUMNS or many:
-            return Dense, 1
-        return (Shared, SHARED_TILE) if shared else (Lanes, LANES_TILE)
+            return cpu_plan(Dense, 1)
+        return cpu_plan(Shared, SHARED_TILE) if shared else cpu_plan(Lanes, LANES_TILE)
     if p > ROWS_COLUMNS:
-        return Dense, 1
+        return cpu_plan(Dense, 1)
     if many:
-        return Folded, 1
+        return cpu_plan(Folded, 1)
     if shared:
-        return SharedByRow, SHARED_TILE
+        return cpu_plan(SharedByRow, SHARED_TILE)
     lanes = width(n, p, batch.x.dtype)
     if n * p <= ROWS_ELEMENTS:
-        return LanesByRow, lanes
-    return Folded, FOLDED_TILE if lanes == WIDTH else 1
+        return cpu_plan(LanesByRow, lanes)
+    return cpu_plan(Folded, FOLDED_TILE if lanes == WIDTH else 1)
+
+
+def cpu_plan(design: type[Design], tile: int) -> Plan:
+    """Tiles of as many datasets in both rounds, that change their layout by strips."""
+    return Plan(design, tile, tile, max(STRIP, tile // 2))
 
 
 def folds_loops() -> bool:
