@@ -9,8 +9,9 @@ from jaxirls.barrier import STAGES, Barred, last_strength, strength
 from jaxirls.config import IRLS
 from jaxirls.equations import by_cholesky
 from jaxirls.families import Family
-from jaxirls.irls import run, start, start_at
+from jaxirls.irls import run
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.starts import start, start_at
 from jaxirls.status import Status
 
 __all__ = ["is_inside", "to_the_edge"]

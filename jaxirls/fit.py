@@ -63,7 +63,8 @@ def fit(
         STALLED, MAX_ITERATIONS, and, by Ridge, RANK_DEFICIENT) or whose condition number exceeds
         ``IRLS(max_condition=...)``. They are fitted again as by ``penalty=fallback``; ``fit.penalized`` says which they
         are, ``fit.unpenalized_status`` why.
-      start: coefficients to start from, ``(..., p)``.
+      start: coefficients to start from, ``(..., p)``; None starts with a weighted least squares fit to the response.
+        Datasets that share all but weights may start from the fit of their rows, each taken once.
       scale: dispersion φ, as in statsmodels: a known one, a number or ``(...)``; "X2" or "dev" estimates it as
         Pearson's χ² or the deviance over df_resid, in any family (quasi-likelihood); None is "X2" in the families that
         have a dispersion (all but Binomial, Poisson and NegativeBinomial), else 1.

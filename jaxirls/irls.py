@@ -15,7 +15,6 @@ Finished lanes are frozen by mask; no operation crosses lanes but the ``any`` of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -25,7 +24,7 @@ from jaxirls.bends import newton_step
 from jaxirls.config import IRLS
 from jaxirls.designs import Terms
 from jaxirls.dispersion import dispersion, is_estimated
-from jaxirls.equations import Equations, Method, by_cholesky, independent
+from jaxirls.equations import Equations, Method, by_cholesky
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
@@ -38,42 +37,6 @@ Limit = int | Array | Callable[[State], Array | int]
 MAX_HALVINGS = 60
 # Within so many standard errors of the optimum the observed information, where it differs, makes quadratic steps.
 NEAR = 0.5
-
-
-def start(problem: Problem) -> State:
-    """Where the loop begins: the user's ``start``, or one weighted least squares fit to the starting means.
-
-    In the pass of the latter the rows are checked.
-    """
-    rows, p = problem.rows, problem.design.p
-    zero = jnp.zeros((p, problem.lanes), rows.y.dtype)
-    if problem.start is not None:
-        first = problem.start + zero
-        return start_at(problem, first, first, problem.invalid & False)
-    average = problem.mean_response[None]
-    data = rows, rows.family.starting_values(average)
-    fit = by_cholesky(problem.system, zero, data, _around_response)
-    problem = problem._replace(invalid=problem.invalid | ~(fit.minima[0] > 0))
-    first = anchor = linalg.backward(fit.factor, fit.half)
-    if rows.family.guards_domain:
-        # The predictor of the average is inside the domain: steps are halved towards it.
-        around = by_cholesky(problem.system, zero, (rows, average), _around_average)
-        anchor = linalg.backward(around.factor, around.half)
-    return start_at(problem, anchor if rows.family.guards_domain else zero, first, fit.singular)
-
-
-def start_independent(problem: Problem) -> tuple[Array, State]:
-    """The columns of X that those before them span, and a start from least squares, by QR, on the others."""
-    rows, average = problem.rows, problem.mean_response[None]
-    aliased, least_squares = independent(problem.system, problem.present)
-    possible = jnp.zeros_like(problem.invalid)
-    if problem.start is not None:
-        first = jnp.where(aliased, 0.0, problem.start)
-        return aliased, start_at(problem, first, first, possible)
-    first = least_squares(_target(rows, rows.y, average))
-    guarded = rows.family.guards_domain
-    anchor = least_squares(_target(rows, average, average)) if guarded else jnp.zeros_like(first)
-    return aliased, start_at(problem, anchor, first, possible)
 
 
 def run_early(problem: Problem, state: State, config: IRLS, limit: Limit) -> State:
@@ -240,42 +203,3 @@ def _along(step: Array, half: Array) -> Array:
     """The part of the whitened score along a whitened step."""
     size = linalg.norm(step)
     return (step / jnp.where(size > 0, size, 1.0)[None] * half).sum(0)
-
-
-def start_at(problem: Problem, anchor: Array, first: Array, singular: Array) -> State:
-    """The state before the first turn, which tries ``first`` and halves its way back to the ``anchor``."""
-    lanes, dtype = problem.lanes, first.dtype
-    code = jnp.where(singular, ILL_CONDITIONED, RUNNING)
-    code = jnp.where(problem.invalid, Status.INVALID_DATA, code)
-    state = State(
-        beta=anchor,
-        step=first - anchor,
-        limit=jnp.full(lanes, jnp.inf, dtype),
-        decrement=jnp.full(lanes, jnp.inf, dtype),
-        halvings=jnp.zeros(lanes, jnp.int32),
-        n_iter=jnp.zeros(lanes, jnp.int32),
-        code=code.astype(jnp.int32),
-    )
-    return varying(state, problem)
-
-
-def _around_response(eta: Array, data: tuple[Rows, Any]) -> Terms:
-    """One least squares step from η₀ = g(starting mean): the target Wη₀ + score, less the offset."""
-    rows, values = data
-    weight, target = rows.family.starting_regression(rows.y, values)
-    target = target if rows.offset is None else target - weight * rows.offset
-    valid = rows.valid(eta).astype(eta.dtype)
-    return Terms(rows.weigh(weight), rows.weigh(target), minima=(valid,))
-
-
-def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
-    """Least squares to the constant predictor of the average response, or of a mean inside the family's range."""
-    rows, average = data
-    target = _target(rows, average, average)
-    return Terms(rows.weigh(jnp.ones_like(target)), rows.weigh(target))
-
-
-def _target(rows: Rows, y: Array, average: Array) -> Array:
-    """The starting predictor of every row, less the offset."""
-    at = rows.family.starting_predictor(y, average) + jnp.zeros_like(rows.y)
-    return at if rows.offset is None else at - rows.offset

@@ -164,7 +164,7 @@ def _eliminated(a: Array, rhs: Array) -> tuple[Array, Array, Array]:
         # The barriers keep XLA from computing the column again for every one after it.
         inverses.append(lax.optimization_barrier(1 / jnp.sqrt(column[0])))
         positive = (inverses[j] < jnp.inf)[None]
-        on_diagonal = jnp.arange(column.shape[0])[:, None] == 0
+        on_diagonal = np.arange(column.shape[0])[:, None] == 0
         scaled = jnp.where(positive, column * inverses[j][None], jnp.where(on_diagonal, 1.0, column))
         columns.append(lax.optimization_barrier(scaled))
     pivot = 1 / jnp.square(functools.reduce(jnp.maximum, inverses))

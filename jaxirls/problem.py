@@ -15,7 +15,7 @@ from jaxirls.equations import Equations, System
 from jaxirls.families.base import Working
 from jaxirls.linalg import colored
 from jaxirls.penalties import Penalty
-from jaxirls.rows import Rows
+from jaxirls.rows import Origin, Rows
 from jaxirls.special import log1p_small
 
 RUNNING, ILL_CONDITIONED = -1, -2
@@ -31,6 +31,7 @@ class Problem(NamedTuple):
     scale: Scale  # (T,) or (1,): a known dispersion; or how to estimate it
     invalid: Array  # (T,), as far as is known: rows are looked at by the start, or when ``checked``
     aliased: Array | None = None  # (p, T): columns left out of the fit, or None
+    origin: Origin | None = None
 
     @property
     def lanes(self) -> int:

@@ -21,12 +21,13 @@ from jaxirls import linalg
 from jaxirls.config import IRLS
 from jaxirls.edge import is_inside, to_the_edge
 from jaxirls.equations import Equations, by_cholesky, by_qr
-from jaxirls.irls import by_loss, run, run_early, run_late, start, start_independent
+from jaxirls.irls import by_loss, run, run_early, run_late
 from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
 from jaxirls.proof import Existence, Solution, concluded, evident, existence, last_pass, marked, statistics
 from jaxirls.separation import row_cones
+from jaxirls.starts import start, start_independent
 from jaxirls.status import Status
 from jaxirls.trees import select, varying
 

@@ -22,6 +22,15 @@ def nonnegative(value: Array) -> Array:
     return jnp.isfinite(value) & (value >= 0)
 
 
+class Origin(NamedTuple):
+    """Coefficients from which lanes that share their rows can start, and of every row the step of scoring there."""
+
+    beta: Array  # (p, 1)
+    weight: Array  # (n, 1), W
+    target: Array  # (n, 1), Wη + score, less the offset
+    chi2: Array  # (n, 1), Pearson's
+
+
 class Rows(NamedTuple):
     """Row data, leaves ``(n, T)``, ``(n, 1)``, ``(1, T)`` or ``(1, 1)``; ``None`` where the user gave nothing."""
 

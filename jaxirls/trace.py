@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls import irls, rounds
+from jaxirls import irls, rounds, starts
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
@@ -113,10 +113,10 @@ def trace(
     one = as_batch(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data))
     laid = problem(one.tile(0, 1), Dense, 1).checked
     finish = jax.jit(partial(_finished, laid, config))
-    method, state = by_cholesky, irls.start(laid)
+    method, state = by_cholesky, starts.start(laid)
     if config.solver == "qr" or (config.solver == "auto" and int(state.code[0]) == ILL_CONDITIONED):
         method = by_qr
-        aliased, state = irls.start_independent(laid)
+        aliased, state = starts.start_independent(laid)
         laid = laid._replace(aliased=aliased)
     late = jax.jit(lambda state: irls.run_late(laid, state, config, state.n_iter[0] + 1, method))
     early = jax.jit(lambda state: irls.run_early(laid, state, config, state.n_iter[0] + 1))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxirls as ji
-from jaxirls import IRLS, Status, irls, kernel, rounds
+from jaxirls import IRLS, Status, irls, kernel, rounds, starts
 from jaxirls.designs import Dense, InOneKernel, LanesByBlock
 from jaxirls.engine import batch, dispatch, tiles
 from jaxirls.equations import by_cholesky
@@ -265,7 +265,7 @@ def test_rounds_of_kernels_are_rounds_of_loops(family, one_design):
     def both(design):
         laid = problem(design, family, X[:1] if one_design else X, y, offset, weight)
         late = partial(irls.run_late, config=IRLS(), limit=25, method=by_cholesky)
-        return rounds.begun(laid, rounds.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, irls.start(laid))
+        return rounds.begun(laid, rounds.begin(laid, IRLS()), IRLS())[1], in_one_kernel(late, laid, starts.start(laid))
 
     loops, late_loops = jax.jit(partial(both, LanesByBlock))()
     with mosaic_gpu.force_gpu_interpret_mode():

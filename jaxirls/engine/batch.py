@@ -34,7 +34,7 @@ from jaxirls.families import Family
 from jaxirls.kernel import GROUP
 from jaxirls.penalties import Penalty
 from jaxirls.problem import Problem
-from jaxirls.rows import Rows, combined, nonnegative
+from jaxirls.rows import Origin, Rows, combined, nonnegative
 from jaxirls.trees import varying
 
 # Beyond these, columns and elements of X, a dataset is large enough for matrix products of its own.
@@ -78,6 +78,7 @@ class Batch(NamedTuple):
     start: Array | None  # (B | 1, p)
     scale: Scale  # (B | 1,)
     fallback: Penalty | None = None  # leaves (B | 1, p | 1)
+    origin: Origin | None = None  # leaves (1, p) and (1, n); see ``resamples``
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -264,8 +265,9 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     """Lay out T datasets, lanes last, with rows of weight zero emptied and datasets of invalid options marked."""
     tile = _emptied(tile)
     rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
-    invalid = jnp.broadcast_to(~_valid_options(tile), (lanes,))
-    return Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, varying(invalid, tile))
+    invalid = varying(jnp.broadcast_to(~_valid_options(tile), (lanes,)), tile)
+    laid = Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, invalid)
+    return laid._replace(origin=tile.origin)
 
 
 def lanes_last(leaf: Array) -> Array:

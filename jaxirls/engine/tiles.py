@@ -21,8 +21,10 @@ from jax import Array, lax
 
 from jaxirls import lbfgs, rounds
 from jaxirls.config import IRLS, LBFGS, Algorithm
+from jaxirls.designs import SharedByRow
 from jaxirls.engine.apart import apart, room_for
 from jaxirls.engine.batch import Batch, Plan, problem
+from jaxirls.engine.resamples import from_common_rows
 from jaxirls.likelihood import Asked, Likelihood, pending_deviance, pending_likelihood
 from jaxirls.problem import Problem, State
 from jaxirls.proof import Solution
@@ -46,6 +48,8 @@ class Round(NamedTuple):
 def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile, and the proof there."""
     algorithm = ALGORITHMS[type(config)]
+    if layout.design is SharedByRow and algorithm is rounds:
+        batch = from_common_rows(batch, layout.design)
     return Round(*_over_tiles((algorithm.begin, algorithm.begun), batch, (), layout.tile, layout, config))
 
 
