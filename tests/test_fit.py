@@ -13,7 +13,7 @@ import statsmodels.api as sm
 from scipy.optimize import minimize
 
 import jaxirls as ji
-from jaxirls.engine import dispatch
+from jaxirls.engine import crew, dispatch
 
 FAMILIES = {
     "gaussian": (ji.Gaussian(), sm.families.Gaussian()),
@@ -341,20 +341,78 @@ def test_constants_of_a_program_are_fitted_too():
     np.testing.assert_array_equal(program(1.0), fit.params)
 
 
+CPU = jax.devices("cpu")[0]
+
+
 def test_where_one_core_fails_the_others_stop(monkeypatch):
-    monkeypatch.setattr(dispatch, "cores", lambda: 2)
+    monkeypatch.setattr(crew, "cores", lambda: 3)
     begun = []
 
-    def task(start):
-        begun.append(start)
-        if start and threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
+    def begin(task):
+        begun.append(task)
         time.sleep(0.01)
-        return jnp.zeros(1)
+        if task and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dispatch._on_threads(task, range(100), 1, 100, jax.devices("cpu")[0])
+        crew.work_through(range(100), begin, lambda task, result: None, CPU)
     assert len(begun) < 50
+
+
+def test_a_failure_on_another_core_is_raised(monkeypatch):
+    monkeypatch.setattr(crew, "cores", lambda: 2)
+
+    def end(task, result):
+        time.sleep(0.01)
+        if threading.current_thread() is not threading.main_thread():
+            raise ArithmeticError(task)
+
+    with pytest.raises(ArithmeticError):
+        crew.work_through(range(100), lambda task: None, end, CPU)
+
+
+def test_cores_do_what_comes_of_their_tasks_once_and_together(monkeypatch):
+    """Every task makes two of half its size: also threads that had nothing else to do take some."""
+    monkeypatch.setattr(crew, "cores", lambda: 3)
+    ended, waiting, workers = [], [], set()
+
+    def end(task, result):
+        assert result == -task
+        time.sleep(0.001)
+        ended.append(task)
+        workers.add(threading.get_ident())
+        waiting.extend([task // 2] * 2 if task > 1 else [])
+
+    def more(free):
+        some = waiting[:]
+        del waiting[: len(some)]
+        return some
+
+    crew.work_through([1, 1, 64], lambda task: -task, end, CPU, more)
+    assert not waiting
+    assert sorted(ended) == sorted([1, 1] + [size for size in (64, 32, 16, 8, 4, 2, 1) for _ in range(64 // size)])
+    assert len(workers) == 3
+
+
+def test_no_bit_depends_on_the_cores(monkeypatch):
+    """Nor on the chunks, in which first and later rounds run side by side."""
+    X, y = simulate("binomial", (700,), n=12, p=2)
+    y[::7] = X[::7, :, 1] > 0.5
+    X[3::50, :, 1] = X[3::50, :, 0]
+
+    def fit(count, elements):
+        for module in (crew, dispatch):
+            monkeypatch.setattr(module, "cores", lambda: count)
+        monkeypatch.setattr(dispatch, "CHUNK_BYTES", elements)
+        monkeypatch.setattr(dispatch, "REST_TILES", 1)
+        monkeypatch.setattr("jaxirls.rounds.FIRST_PASSES", 5)
+        return ji.fit(X, y, ji.Binomial())
+
+    expected = fit(1, 2**25)
+    assert np.isin([ji.Status.CONVERGED, ji.Status.SEPARATED, ji.Status.RANK_DEFICIENT], expected.status).all()
+    for _ in range(5):
+        for here, there in zip(jax.tree.leaves(fit(4, 1)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(here, there)
 
 
 @pytest.mark.usefixtures("compile_fast")

@@ -51,6 +51,8 @@ ROWS_ELEMENTS = 2**11
 FOLDED_TILE = 8
 # Datasets that are read side by side where their layout changes: half a tile, but so many at least.
 STRIP = 8
+# Bytes, of which the address of an array is to be a multiple for XLA to use its memory.
+ALIGNMENT = 64
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 # On a GPU: lanes of a tile, at most, the part of the memory that it may take where the layout changes, and what that is
@@ -118,6 +120,20 @@ class Batch(NamedTuple):
         """Some datasets; ``by_row`` where XLA makes a function of a loop over rows."""
         return self.select(lambda leaf: leaf[numbers])
 
+    def take_into_room(self, numbers: np.ndarray, room: int, axis: int = 0) -> Batch:
+        """Some datasets of NumPy's arrays, with room behind them that holds anything, ``room`` datasets in all."""
+
+        def pick(leaf: Array) -> np.ndarray:
+            shape = list(leaf.shape)
+            shape[axis] = room
+            whole = aligned(tuple(shape), leaf.dtype)
+            np.take(
+                leaf, numbers, axis, out=whole[(..., slice(numbers.size)) if axis else slice(numbers.size)], mode="clip"
+            )
+            return whole
+
+        return self.select(pick)  # type: ignore[arg-type]
+
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         """The T datasets from ``start`` on, lanes last; moved ``strip`` at a time, where that is given."""
 
@@ -156,6 +172,9 @@ class BatchLast(Batch):
             return lax.map(lambda row: row.at[..., numbers].get(mode="promise_in_bounds"), leaf)
 
         return self.select(pick)
+
+    def take_into_room(self, numbers: np.ndarray, room: int, axis: int = -1) -> Batch:
+        return super().take_into_room(numbers, room, axis)
 
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         def cut(leaf: Array) -> Array:
@@ -268,6 +287,14 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     invalid = varying(jnp.broadcast_to(~_valid_options(tile), (lanes,)), tile)
     laid = Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, invalid)
     return laid._replace(origin=tile.origin)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that XLA takes as it is."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def lanes_last(leaf: Array) -> Array:

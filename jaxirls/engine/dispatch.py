@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
+import threading
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +19,8 @@ import numpy as np
 from jax import Array
 
 from jaxirls.config import Algorithm
-from jaxirls.engine.batch import Batch, Plan, device, plan
+from jaxirls.engine.batch import Batch, Plan, aligned, device, plan
+from jaxirls.engine.crew import cores, once_compiled, work_through
 from jaxirls.engine.tiles import (
     Round,
     first_round,
@@ -33,7 +31,7 @@ from jaxirls.engine.tiles import (
     second_round,
     third_round,
 )
-from jaxirls.likelihood import Likelihood
+from jaxirls.likelihood import Asked, Likelihood
 from jaxirls.proof import Solution
 
 # Bytes of data a chunk may hold. A core has few chunks, as a call costs part of a millisecond, and twice as many where
@@ -44,8 +42,6 @@ LONG = 2**22
 # Tiles of the second round in a chunk, at most, and bytes that they may hold: a call costs as much as small tiles do.
 REST_TILES = 8
 REST_BYTES = 2**21
-# Bytes, of which the address of an array is to be a multiple for XLA to use its memory.
-ALIGNMENT = 64
 
 # Options of XLA for programs of this package's own, but for those that the environment sets. Where the processor has
 # vectors of 512 bits, use them: LLVM prefers 256, which measures slower here. Its first level takes the least time to
@@ -105,56 +101,114 @@ def _on_device(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
     return solution._replace(pending=None)
 
 
+class _Task(NamedTuple):
+    """A round of some datasets."""
+
+    round: int
+    lanes: slice | np.ndarray  # their numbers: of the first round a chunk
+    state: Any = None  # where they stand; for the first round, nothing
+
+    @property
+    def size(self) -> int:
+        return self.lanes.stop - self.lanes.start if isinstance(self.lanes, slice) else self.lanes.size
+
+
 def _on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
-    """The fits of concrete data: NumPy cuts and joins by views and copies, with nothing to compile."""
+    """The fits of concrete data: NumPy cuts and joins by views and copies, with nothing to compile.
+
+    No core waits for another between the rounds: lanes that are open go on as soon as there is a chunk of them, or no
+    other work.
+    """
     batch = jax.tree.map(np.asarray, batch)
-    size, chunk = batch.size, _chunk(batch, layout)
-    starts = [min(start, size - chunk) for start in range(0, size, chunk)]  # the last may reach back over its neighbour
+    size, chunk, room = batch.size, _chunk(batch, layout), _rest_chunk(batch, layout)
+    programs = list(map(once_compiled, (_first_chunk, _second_chunk, _third_chunk)))
+    store, waiting = _Store(size), [list[_Task]() for _ in programs]
 
-    def begin(start: int) -> Round:
-        return _first_chunk(batch.part(start, chunk), layout, config)
+    def begin(task: _Task) -> Round | Solution:
+        program = programs[task.round]
+        if isinstance(task.lanes, slice):
+            return program(batch.part(_start(task.lanes, chunk), chunk), layout, config)
+        filled = np.resize(np.arange(task.size), -(-task.size // layout.rest) * layout.rest)
+        some = batch.take_into_room(task.lanes[filled], room)
+        state = _some(task.state, np.resize(filled, room))
+        return program(some, state, np.arange(room) < task.size, layout, config)
 
-    at = _on_threads(begin, starts, chunk, size, home)
-    solution, lanes = at.solution, np.flatnonzero(at.open)
-    if lanes.size:
-        at = _later_on_cores(_second_chunk, batch, lanes, _some(at.state, lanes), layout, config, home)
-        solution = jax.tree.map(partial(_replaced, at=lanes), solution, at.solution)
-        left = np.flatnonzero(at.open)
+    def end(task: _Task, result: Round | Solution) -> None:
+        if isinstance(result, Solution):
+            return store.put(task.lanes, result)
+        store.put(task.lanes, result.solution)
+        left = np.flatnonzero(_own(result.open, task.lanes))
         if left.size:
-            lanes = lanes[left]
-            last = _later_on_cores(_third_chunk, batch, lanes, _some(at.state, left), layout, config, home)
-            solution = jax.tree.map(partial(_replaced, at=lanes), solution, last)
+            lanes = task.lanes.start + left if isinstance(task.lanes, slice) else task.lanes[left]
+            state = jax.tree.map(lambda leaf: _own(leaf, task.lanes)[left], result.state)
+            waiting[task.round + 1].append(_Task(task.round + 1, lanes, state))
+
+    def more(free: int) -> list[_Task]:
+        return [task for some in waiting for task in _ready(some, room, layout.rest, free)]
+
+    work_through([_Task(0, lanes) for lanes in _chunks(size, chunk)], begin, end, home, more)
+    solution = store.whole
     if _is_pending(solution):
-        asked = solution.asked
-
-        def complete(start: int) -> Likelihood:
-            own = _some(asked, slice(start, start + chunk))
-            return _likelihood_chunk(batch.part(start, chunk), own, layout, config)
-
-        return solution.completed(_on_threads(complete, starts, chunk, size, home))
+        return solution.completed(_likelihoods_on_cores(batch, solution.asked, layout, config, home))
     return solution._replace(pending=None)
 
 
-def _later_on_cores(
-    program: Callable[..., Any],
-    batch: Batch,
-    lanes: np.ndarray,
-    state: Any,
-    layout: Plan,
-    config: Algorithm,
-    home: jax.Device,
-) -> Any:
-    """A later round of some lanes of a batch, given where these stand, by chunks that share its program."""
-    room = _rest_chunk(batch, layout)
-    turns = -(-lanes.size // (cores() * room))
-    share = -(-lanes.size // (cores() * turns * layout.rest)) * layout.rest
+def _likelihoods_on_cores(batch: Batch, asked: Asked, layout: Plan, config: Algorithm, home: jax.Device) -> Likelihood:
+    chunk, store, program = _chunk(batch, layout), _Store(batch.size), once_compiled(_likelihood_chunk)
 
-    def work(start: int) -> Any:
-        count = min(share, lanes.size - start)
-        filled = start + np.resize(np.arange(count), room)
-        return program(batch.take(lanes[filled]), _some(state, filled), np.arange(room) < count, layout, config)
+    def begin(lanes: slice) -> Likelihood:
+        start = _start(lanes, chunk)
+        return program(batch.part(start, chunk), _some(asked, slice(start, start + chunk)), layout, config)
 
-    return _on_threads(work, range(0, lanes.size, share), share, lanes.size, home)
+    work_through(_chunks(batch.size, chunk), begin, store.put, home)
+    return store.whole
+
+
+def _chunks(size: int, chunk: int) -> list[slice]:
+    """All datasets, chunk by chunk; of the last those that are in no other."""
+    return [slice(start, min(start + chunk, size)) for start in range(0, size, chunk)]
+
+
+def _start(lanes: slice, chunk: int) -> int:
+    """Where the whole chunk begins that ends with these: the last reaches back over its neighbour."""
+    return lanes.stop - chunk
+
+
+def _own(results: Array, lanes: slice | np.ndarray) -> np.ndarray:
+    """The results of these lanes, without those that fill a chunk: before its own, or in a later round behind them."""
+    whole = np.asarray(results)
+    return whole[lanes.start - lanes.stop :] if isinstance(lanes, slice) else whole[: lanes.size]
+
+
+def _ready(waiting: list[_Task], room: int, tile: int, free: int) -> list[_Task]:
+    """Take full chunks from what waits; or all, shared out over the threads that are free."""
+    taken = waiting[:]  # to which other threads may append meanwhile
+    count = sum(task.size for task in taken)
+    if count < (1 if free else room):
+        return []
+    number, lanes = taken[0].round, np.concatenate([task.lanes for task in taken])
+    state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[task.state for task in taken])
+    share = min(room, -(-count // (free * tile)) * tile) if free else room
+    parts = [slice(start, start + share) for start in range(0, count, share)]
+    tasks = [_Task(number, lanes[part], _some(state, part)) for part in parts]
+    waiting[: len(taken)] = [] if free or tasks[-1].size == room else [tasks.pop()]
+    return tasks
+
+
+class _Store:
+    """Room for the results of all datasets."""
+
+    def __init__(self, size: int):
+        self.size, self.lock = size, threading.Lock()
+        self.whole: Any = None
+
+    def put(self, lanes: slice | np.ndarray, results: Any) -> None:
+        """Keep the results of some."""
+        with self.lock:
+            if self.whole is None:
+                self.whole = jax.tree.map(lambda leaf: aligned((self.size, *leaf.shape[1:]), leaf.dtype), results)
+        for room, part in zip(jax.tree.leaves(self.whole), jax.tree.leaves(results), strict=True):
+            room[lanes] = _own(part, lanes)
 
 
 def _is_pending(solution: Solution) -> bool:
@@ -164,62 +218,6 @@ def _is_pending(solution: Solution) -> bool:
 
 def _some(tree: Any, lanes: np.ndarray | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[lanes], tree)
-
-
-def _on_threads(task: Callable[[int], Any], starts: Sequence[int], count: int, size: int, home: jax.Device) -> Any:
-    """``task`` of every start joined, for ``size`` datasets: of each the ``count`` from there on.
-
-    A core goes from one call to the next without a pause: that has begun before the one before it is waited for.
-    """
-    with jax.default_device(home):
-        first = task(starts[0])  # which compiles the program for all
-    whole = jax.tree.map(lambda leaf: _aligned((size, *leaf.shape[1:]), leaf.dtype), first)
-    wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
-    left = deque(starts[1:])
-
-    def put(start: int, result: Any) -> None:
-        for room, part in zip(jax.tree.leaves(whole), jax.tree.leaves(result), strict=True):
-            own = room[start : start + count]
-            own[...] = np.asarray(part)[: len(own)]
-
-    def begun() -> tuple[tuple[int, Any], ...]:
-        try:
-            start = left.popleft()
-        except IndexError:
-            return ()
-        return ((start, task(start)),)
-
-    def work(*calls: tuple[int, Any]) -> None:
-        try:
-            with jax.enable_x64(wide), jax.default_device(home):
-                calls = calls or begun()
-                while calls:
-                    ahead = begun()
-                    put(*calls[0])
-                    calls = ahead
-        finally:
-            left.clear()  # where one fails or is interrupted, the others stop
-
-    helpers = min(cores(), len(starts)) - 1
-    with ThreadPoolExecutor(max(helpers, 1)) as pool:  # which starts no thread before it has work
-        others = [pool.submit(work) for _ in range(helpers)]
-        work((starts[0], first))
-    for other in others:
-        other.result()
-    return whole
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array at an address that XLA takes as it is."""
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
-
-
-def _replaced(whole: np.ndarray, new: np.ndarray, at: np.ndarray) -> np.ndarray:
-    whole[at] = new
-    return whole
 
 
 def _chunk(batch: Batch, layout: Plan) -> int:
@@ -234,11 +232,6 @@ def _chunk(batch: Batch, layout: Plan) -> int:
 def _rest_chunk(batch: Batch, layout: Plan) -> int:
     """Datasets a chunk of the second round has room for, in whole tiles."""
     return layout.rest * max(1, min(REST_TILES, REST_BYTES // (batch.bytes * layout.rest)))
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_concrete(tree: Any) -> bool:

@@ -25,7 +25,8 @@ from jax import Array, lax
 from jaxirls import linalg, rounds
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
-from jaxirls.engine.dispatch import CPU_OPTIONS, cores
+from jaxirls.engine.crew import cores
+from jaxirls.engine.dispatch import CPU_OPTIONS
 from jaxirls.problem import State
 from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
