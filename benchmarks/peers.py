@@ -28,7 +28,7 @@ import jaxirls as ji
 from benchmarks import native
 from benchmarks.cases import CORES, Data, draw, newton, solved
 from jaxirls import study
-from jaxirls.engine.dispatch import CPU_OPTIONS
+from jaxirls.engine.on_cores import CPU_OPTIONS
 
 BATCHES = ("own", "mix")
 BOOTSTRAP, MIX, LARGE = ("bootstrap",), ("mix",), ("large",)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls import likelihood
@@ -49,6 +50,11 @@ class Solution(NamedTuple):
     n_iter: Array
     status: Array
     pending: Array | None  # (T,), which lanes' likelihood is still to be found; none, if None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether some likelihood is still to be found, of concrete data."""
+        return self.pending is not None and bool(np.any(self.pending))
 
     @property
     def asked(self) -> Asked:

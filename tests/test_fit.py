@@ -13,7 +13,7 @@ import statsmodels.api as sm
 from scipy.optimize import minimize
 
 import jaxirls as ji
-from jaxirls.engine import crew, dispatch
+from jaxirls.engine import crew, on_cores
 
 FAMILIES = {
     "gaussian": (ji.Gaussian(), sm.families.Gaussian()),
@@ -337,7 +337,7 @@ def _compilations(call) -> int:
 def test_constants_of_a_program_are_fitted_too():
     X, y = simulate("binomial", (3,))
     fit = ji.fit(X, y, ji.Binomial())
-    program = jax.jit(lambda factor: factor * ji.fit(X, y, ji.Binomial()).params, compiler_options=dispatch.CPU_OPTIONS)
+    program = jax.jit(lambda factor: factor * ji.fit(X, y, ji.Binomial()).params, compiler_options=on_cores.CPU_OPTIONS)
     np.testing.assert_array_equal(program(1.0), fit.params)
 
 
@@ -401,10 +401,10 @@ def test_no_bit_depends_on_the_cores(monkeypatch):
     X[3::50, :, 1] = X[3::50, :, 0]
 
     def fit(count, elements):
-        for module in (crew, dispatch):
+        for module in (crew, on_cores):
             monkeypatch.setattr(module, "cores", lambda: count)
-        monkeypatch.setattr(dispatch, "CHUNK_BYTES", elements)
-        monkeypatch.setattr(dispatch, "REST_TILES", 1)
+        monkeypatch.setattr(on_cores, "CHUNK_BYTES", elements)
+        monkeypatch.setattr(on_cores, "REST_TILES", 1)
         monkeypatch.setattr("jaxirls.rounds.FIRST_PASSES", 5)
         return ji.fit(X, y, ji.Binomial())
 

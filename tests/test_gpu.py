@@ -21,7 +21,7 @@ import pytest
 import jaxirls as ji
 from jaxirls import IRLS, Status, irls, kernel, rounds, starts
 from jaxirls.designs import Dense, InOneKernel, LanesByBlock
-from jaxirls.engine import batch, dispatch, tiles
+from jaxirls.engine import batch, dispatch, on_cores, tiles
 from jaxirls.equations import by_cholesky
 from jaxirls.kernel import GROUP, in_one_kernel, vectors
 
@@ -127,7 +127,7 @@ def test_data_on_a_cpu_are_fitted_there_whatever_the_default_device(monkeypatch)
     def reached(*_):
         raise ReachedError(jax.config.jax_default_device)
 
-    monkeypatch.setattr(dispatch, "_first_chunk", reached)
+    monkeypatch.setattr(on_cores, "_first_chunk", reached)
     (X, y, _), _ = simulate()
     there = jax.devices("cpu")[0]
     with pytest.raises(ReachedError) as caught:

@@ -60,7 +60,7 @@ def test_without_an_estimate_there_is_no_likelihood(data):
 
 
 def test_binary_data_never_ask_for_the_round_of_proportions(data, monkeypatch):
-    monkeypatch.setattr("jaxirls.engine.dispatch._likelihood_chunk", None)
+    monkeypatch.setattr("jaxirls.engine.on_cores._likelihood_chunk", None)
     X, y = (leaf[~HAS_PROPORTIONS] for leaf in data)
     fit = ji.fit(X, y, ji.Binomial())
     np.testing.assert_allclose(fit.deviance, expected(X, y, fit.params)[0], rtol=1e-11)

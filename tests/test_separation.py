@@ -285,7 +285,7 @@ def test_a_fit_that_separates_its_own_data_is_not_finished_anew(monkeypatch):
     X = rng.normal(size=(64, 12, 2))
     y = (X[..., 0] > 0.8 * X[..., 1]).astype(float)
     X[..., 0] += np.where(y == 1, 0.5, -0.5)  # a margin
-    monkeypatch.setattr("jaxirls.engine.dispatch._second_chunk", None)
+    monkeypatch.setattr("jaxirls.engine.on_cores._second_chunk", None)
     fit = ji.fit(X, y, ji.Binomial())
     assert (fit.status == ji.Status.SEPARATED).all()
     np.testing.assert_array_equal(np.abs(fit.direction).max(-1), 1)
@@ -296,7 +296,7 @@ def test_a_column_that_separates_the_data_alone_is_seen_without_finishing_anew(m
     rng = np.random.default_rng(4)
     X = np.stack([np.ones((64, 60)), 1e3 * rng.normal(size=(64, 60)), rng.integers(0, 2, size=(64, 60))], -1)
     y = np.where(X[..., 2] == 1, 1.0, rng.integers(0, 2, size=(64, 60)))
-    monkeypatch.setattr("jaxirls.engine.dispatch._second_chunk", None)
+    monkeypatch.setattr("jaxirls.engine.on_cores._second_chunk", None)
     fit = ji.fit(X, y, ji.Binomial())
     assert (fit.status == ji.Status.SEPARATED).all()
     np.testing.assert_array_equal(fit.direction, np.tile([0, 0, 1], (64, 1)))

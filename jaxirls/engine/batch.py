@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,19 +120,15 @@ class Batch(NamedTuple):
         """Some datasets; ``by_row`` where XLA makes a function of a loop over rows."""
         return self.select(lambda leaf: leaf[numbers])
 
-    def take_into_room(self, numbers: np.ndarray, room: int, axis: int = 0) -> Batch:
-        """Some datasets of NumPy's arrays, with room behind them that holds anything, ``room`` datasets in all."""
+    def take_into_room(self, numbers: np.ndarray, room: int) -> Batch:
+        """Some datasets of NumPy's arrays, in arrays for ``room``; behind them lies anything."""
 
-        def pick(leaf: Array) -> np.ndarray:
-            shape = list(leaf.shape)
-            shape[axis] = room
-            whole = aligned(tuple(shape), leaf.dtype)
-            np.take(
-                leaf, numbers, axis, out=whole[(..., slice(numbers.size)) if axis else slice(numbers.size)], mode="clip"
-            )
+        def pick(leaf: Any) -> Any:
+            whole = aligned((room, *leaf.shape[1:]), leaf.dtype)
+            np.take(leaf, numbers, 0, whole[: numbers.size], mode="clip")  # by any other mode into a buffer first
             return whole
 
-        return self.select(pick)  # type: ignore[arg-type]
+        return self.select(pick)
 
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         """The T datasets from ``start`` on, lanes last; moved ``strip`` at a time, where that is given."""
@@ -173,8 +169,13 @@ class BatchLast(Batch):
 
         return self.select(pick)
 
-    def take_into_room(self, numbers: np.ndarray, room: int, axis: int = -1) -> Batch:
-        return super().take_into_room(numbers, room, axis)
+    def take_into_room(self, numbers: np.ndarray, room: int) -> Batch:
+        def pick(leaf: Any) -> Any:
+            whole = aligned((*leaf.shape[:-1], room), leaf.dtype)
+            whole[..., : numbers.size] = leaf[..., numbers]
+            return whole
+
+        return self.select(pick)
 
     def tile(self, start: Array | int, lanes: int, strip: int | None = None) -> Batch:
         def cut(leaf: Array) -> Array:

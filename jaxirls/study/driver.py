@@ -26,7 +26,7 @@ from jaxirls import linalg, rounds
 from jaxirls.config import IRLS
 from jaxirls.engine.batch import Plan
 from jaxirls.engine.crew import cores
-from jaxirls.engine.dispatch import CPU_OPTIONS
+from jaxirls.engine.on_cores import CPU_OPTIONS
 from jaxirls.problem import State
 from jaxirls.proof import Solution
 from jaxirls.study.draw import draw, layout, root_keys
