@@ -378,7 +378,7 @@ def test_cores_do_what_comes_of_their_tasks_once_and_together(monkeypatch):
 
     def end(task, result):
         assert result == -task
-        time.sleep(0.001)
+        time.sleep(0.004)
         ended.append(task)
         workers.add(threading.get_ident())
         waiting.extend([task // 2] * 2 if task > 1 else [])
