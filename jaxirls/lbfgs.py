@@ -118,7 +118,7 @@ class Dataset(NamedTuple):
 
     def average(self) -> Array:
         """β whose predictors are, as nearly as can be, those of the average response."""
-        target = self.inside if self.rows.offset is None else self.inside - self.rows.offset
+        target = self.rows.unshift(self.inside)
 
         def normal(beta: Array) -> Array:
             return dot(self.rows.weigh(dot(self.X, beta)), self.X)

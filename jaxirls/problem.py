@@ -41,9 +41,13 @@ class Problem(NamedTuple):
     @property
     def checked(self) -> Problem:
         """The same, and it is known which datasets have invalid rows."""
-        at_zero = self.design.predict(jnp.zeros((self.design.p, self.lanes), self.rows.y.dtype))
-        valid = self.design.fold(jnp.logical_and, self.rows.valid(at_zero), self.lanes)
+        valid = self.design.fold(jnp.logical_and, self.valid_rows, self.lanes)
         return self._replace(invalid=self.invalid | ~valid)
+
+    @property
+    def valid_rows(self) -> Array:
+        """Which rows can be fitted, (n, T)."""
+        return self.rows.valid(self.design.predict(jnp.zeros((self.design.p, self.lanes), self.rows.y.dtype)))
 
     @property
     def system(self) -> System:

@@ -44,6 +44,10 @@ class Rows(NamedTuple):
         """The predictor with the offset."""
         return eta if self.offset is None else eta + self.offset
 
+    def unshift(self, eta: Array) -> Array:
+        """The predictor less the offset."""
+        return eta if self.offset is None else eta - self.offset
+
     def valid(self, eta: Array) -> Array:
         """Which rows can be fitted: their weights are in order and, unless these are zero, all else.
 

@@ -71,7 +71,7 @@ def _around_origin(problem: Problem, values: Any, origin: Origin) -> tuple[Array
 
     # In a loop of two turns the pass is compiled once; for lanes that are all near it ends after the first.
     all_near = jnp.ones(problem.lanes, bool)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fit, all_near))
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(fit, all_near))
     begin = varying((jnp.int32(0), all_near, empty), problem)
     _, near, found = lax.while_loop(lambda carry: (carry[0] < 1) | ((carry[0] < 2) & ~carry[1].all()), turn, begin)
     return near, found
@@ -135,4 +135,4 @@ def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
 def _target(rows: Rows, y: Array, average: Array) -> Array:
     """The starting predictor of every row, less the offset."""
     at = rows.family.starting_predictor(y, average) + jnp.zeros_like(rows.y)
-    return at if rows.offset is None else at - rows.offset
+    return rows.unshift(at)

@@ -286,8 +286,8 @@ def problem(tile: Batch, design: type[Design], lanes: int) -> Problem:
     tile = _emptied(tile)
     rows = Rows(tile.y, tile.offset, tile.freq_weights, tile.var_weights, tile.family)
     invalid = varying(jnp.broadcast_to(~_valid_options(tile), (lanes,)), tile)
-    laid = Problem(design.of(tile.x, lanes), rows, tile.penalty, tile.start, tile.scale, invalid)
-    return laid._replace(origin=tile.origin)
+    laid = design.of(tile.x, lanes)
+    return Problem(laid, rows, tile.penalty, tile.start, tile.scale, invalid, origin=tile.origin)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -44,7 +44,7 @@ def work_through(
       Exception: what the functions raise; then no more tasks are begun.
     """
     left, change = deque(tasks), threading.Condition()
-    begun = idle = failed = 0
+    begun, idle, failed = 0, 0, False
     wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
 
     def called(waits: bool) -> tuple[T, Any] | None:
@@ -76,7 +76,7 @@ def work_through(
                         call = ahead
         except BaseException:
             with change:
-                failed = 1
+                failed = True
                 change.notify_all()
             raise
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls import linalg
-from jaxirls.designs import Design, Terms
+from jaxirls.designs import SharedByRow, Terms
 from jaxirls.engine.apart import apart, room_for
 from jaxirls.engine.batch import Batch, problem
 from jaxirls.equations import by_cholesky
@@ -22,7 +22,7 @@ __all__ = ["from_common_rows"]
 STEPS, SHORT = 8, 1e-3
 
 
-def from_common_rows(batch: Batch, design: type[Design]) -> Batch:
+def from_common_rows(batch: Batch) -> Batch:
     """The batch, with an origin if its datasets share all but weights.
 
     Not where the user gives a start, and only for links like log and logit, whose η has no unit: there a number tells
@@ -36,7 +36,7 @@ def from_common_rows(batch: Batch, design: type[Design]) -> Batch:
         return batch
 
     def fit(_: Origin | None, own: list[Array], common: Batch) -> Origin:
-        return varying(_origin(_one(_present(common, design), design)), own)
+        return varying(_origin(_one(_present(common))), own)
 
     # Numbers of the datasets' own come first: of those the compiler knows nothing, even where the rows are constants.
     given = [leaf[:1, 0] for leaf in own.values()], common
@@ -44,16 +44,15 @@ def from_common_rows(batch: Batch, design: type[Design]) -> Batch:
     return batch._replace(origin=jax.tree.map(jnp.transpose, apart(fit, varying(room, given), *given)))
 
 
-def _one(common: Batch, design: type[Design]) -> Problem:
-    return problem(common.tile(0, 1), design, 1)
+def _one(common: Batch) -> Problem:
+    return problem(common.tile(0, 1), SharedByRow, 1)
 
 
-def _present(common: Batch, design: type[Design]) -> Batch:
+def _present(common: Batch) -> Batch:
     """The same, rows that cannot be fitted with weight zero: a dataset in which they have another is invalid."""
-    laid = _one(common, design)
-    rows, at_zero = laid.rows, laid.predict(jnp.zeros((laid.design.p, 1), common.x.dtype))
-    weight = jnp.ones_like(at_zero) if rows.weight is None else rows.weight
-    present = jnp.where(rows.valid(at_zero), weight, 0.0)
+    laid = _one(common)
+    weight = jnp.ones_like(laid.rows.y) if laid.rows.weight is None else laid.rows.weight
+    present = jnp.where(laid.valid_rows, weight, 0.0)
     return common._replace(freq_weights=present.T, var_weights=None)
 
 
@@ -85,4 +84,4 @@ def _scoring(_: Array, data: tuple[Rows, Array]) -> Terms:
 
 def _target(rows: Rows, eta: Array, work: Working) -> Array:
     """Wη + score, less the offset."""
-    return work.weight * (eta if rows.offset is None else eta - rows.offset) + work.score
+    return work.weight * rows.unshift(eta) + work.score

@@ -49,7 +49,7 @@ def first_round(batch: Batch, layout: Plan, config: Algorithm) -> Round:
     """The first passes over every tile of a batch of at least one tile, and the proof there."""
     algorithm = ALGORITHMS[type(config)]
     if layout.design is SharedByRow and algorithm is rounds:
-        batch = from_common_rows(batch, layout.design)
+        batch = from_common_rows(batch)
     return Round(*_over_tiles((algorithm.begin, algorithm.begun), batch, (), layout.tile, layout, config))
 
 
