@@ -166,7 +166,13 @@ def _fit_all(config: Algorithm, last: bool, data: Data) -> Outcome:
         return leaf.reshape(size, *core)
 
     outcome = fit_with_fallback(as_batch(jax.tree.map(flat, data, ranks)), config)
-    return outcome if lead == (size,) else jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
+    return outcome if lead == (size,) else _with_axes(lead, outcome)
+
+
+@partial(jax.jit, static_argnums=0)
+def _with_axes(lead: tuple[int, ...], outcome: Outcome) -> Outcome:
+    """The outcome with the batch axes of the data, by one call: one for every leaf takes longer than a small fit."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), outcome)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -297,7 +303,7 @@ def check_arguments(
         if value is not None and value.shape[-1:] != core:
             raise ValueError(f"{name} has shape {value.shape}: expected (..., {core[0]}) for X of shape {X_.shape}")
     floating = [a.dtype for a in arrays.values() if a is not None and jnp.issubdtype(a.dtype, jnp.floating)]
-    dtype = jnp.result_type(*floating) if floating else jnp.zeros(()).dtype
+    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"the data are {dtype}: fits run in float32 or float64; convert X and y")
     cast: dict[str, Any] = {name: None if a is None else a.astype(dtype, copy=False) for name, a in arrays.items()}
@@ -356,4 +362,4 @@ def _numeric(name: str, value: ArrayLike) -> Array:
 
 def _is_plain(value: Any) -> bool:
     """Whether JAX would take the array as it is."""
-    return type(value) is np.ndarray and value.dtype in (np.float32, jnp.zeros(()).dtype)
+    return type(value) is np.ndarray and value.dtype in (np.float32, jnp.result_type(float))

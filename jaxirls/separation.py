@@ -112,7 +112,7 @@ def detect_separation(
     given = {"X": X, "y": y, "freq_weights": freq_weights, "var_weights": var_weights}
     arrays = {name: jnp.asarray(value) for name, value in given.items() if value is not None}
     floating = [a.dtype for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtype = max(floating, key=lambda kind: kind.itemsize) if floating else jnp.zeros(()).dtype
+    dtype = max(floating, key=lambda kind: kind.itemsize) if floating else jnp.result_type(float)
     arrays = {name: a.astype(dtype) for name, a in arrays.items()}
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"the data are {dtype}: separation is decided in float32 or float64; convert X and y")

@@ -45,7 +45,7 @@ def work_through(
     """
     left, change = deque(tasks), threading.Condition()
     begun, idle, failed = 0, 0, False
-    wide = jnp.zeros(()).dtype == jnp.float64  # a scope may have set it for this thread alone
+    wide = jnp.result_type(float) == jnp.float64  # a scope may have set it for this thread alone
 
     def called(waits: bool) -> tuple[T, Any] | None:
         """The next task, begun; if that ``waits``, also one that another thread is yet to add."""

@@ -29,22 +29,23 @@ _fit_tiles = jax.jit(fit_tiles, static_argnums=(1, 2))
 
 def fit_batch(batch: Batch, config: Algorithm) -> Solution:
     """Fit B datasets; the result has the batch axis in front."""
-    layout = plan(batch)
-    return fit_planned(padded(batch, max(batch.size, layout.tile)), layout, config, batch.size)
+    return fit_planned(batch, plan(batch), config)
 
 
-def fit_planned(batch: Batch, layout: Plan, config: Algorithm, size: int | None = None) -> Solution:
-    """Solutions of a batch of at least one tile in a given layout, or of its first ``size`` datasets."""
+def fit_planned(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
+    """Solutions of a batch in a given layout."""
+    size, room = batch.size, max(batch.size, layout.tile)
 
     def first(solution: Solution) -> Solution:
-        return solution if size in (None, batch.size) else jax.tree.map(lambda leaf: leaf[:size], solution)
+        return solution if size == room else jax.tree.map(lambda leaf: leaf[:size], solution)
 
     if not is_concrete(batch) or any(len(leaf.devices()) > 1 for leaf in _on_devices(batch)):
-        return first(_fit_tiles(batch, layout, config))
+        return first(_fit_tiles(padded(batch, room), layout, config))
     home = device(batch)
     if home.platform == "cpu":
+        batch = padded(jax.tree.map(np.asarray, batch), room)
         return jax.device_put(first(fit_on_cores(batch, layout, config, home)), home)
-    return first(_on_device(jax.tree.map(jnp.asarray, batch), layout, config))
+    return first(_on_device(padded(jax.tree.map(jnp.asarray, batch), room), layout, config))
 
 
 def _on_devices(batch: Batch) -> list[Array]:

@@ -61,8 +61,7 @@ class _Task(NamedTuple):
 
 
 def fit_on_cores(batch: Batch, layout: Plan, config: Algorithm, home: jax.Device) -> Solution:
-    """The fits of a batch. Lanes that are open go on as soon as there is a chunk of them, or no other work."""
-    batch = jax.tree.map(np.asarray, batch)
+    """The fits of NumPy's arrays. Lanes that are open go on as soon as there is a chunk of them, or no other work."""
     size, chunk, room = batch.size, _chunk(batch, layout), _rest_chunk(batch, layout)
     programs = list(map(once_compiled, (_first_chunk, _second_chunk, _third_chunk)))
     store, waiting = _Store(size), [list[_Task]() for _ in programs]

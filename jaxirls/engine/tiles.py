@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxirls import lbfgs, rounds
@@ -207,13 +208,12 @@ def fit_tiles(batch: Batch, layout: Plan, config: Algorithm) -> Solution:
 
 def padded(batch: Batch, size: int) -> Batch:
     """The batch filled up to ``size`` datasets by repeating its last."""
-    extra = size - batch.size
-    if extra == 0:
+    if size == batch.size:
         return batch
     batch = batch.first()
     if batch.size == 1:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape[1:])), batch)
-    return batch.select(lambda leaf: jnp.pad(leaf, ((0, extra),) + ((0, 0),) * (leaf.ndim - 1), mode="edge"))
+        return jax.tree.map(lambda leaf: leaf.repeat(size, 0), batch)
+    return batch.take(np.minimum(np.arange(size), batch.size - 1))
 
 
 def _batch_first(leaf: Array) -> Array:
