@@ -2,13 +2,15 @@ r"""Covariances of the estimate: model-based, heteroscedasticity-consistent, clu
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxirls.data import HIGHEST
-from jaxirls.estimate import Estimate, at_estimate
+from jaxirls.estimate import Estimate, at_estimate, zeroed
 from jaxirls.families import Family
 from jaxirls.results import Fit
 
@@ -58,7 +60,7 @@ def covariance(
         R; they agree for a canonical link.
 
     Returns:
-      ``(..., p, p)``, NaN where C is singular.
+      ``(..., p, p)``, NaN where C is singular, and in the rows and columns of aliased coefficients.
 
     Raises:
       ValueError: for an unknown kind or correction, groups that are missing or not integers, or shapes that do not fit.
@@ -84,26 +86,27 @@ def covariance(
         raise ValueError("covariance: groups go with kind='cluster', and that kind needs them")
     at = at_estimate(fit, X, y, offset=offset, freq_weights=freq_weights, var_weights=var_weights, family=family)
     half = at.half_inverse(observed)
+    known = partial(zeroed, aliased=at.fit.aliased, value=jnp.nan)
     if kind == "nonrobust":
         found = at.fit.scale[..., None, None] * jnp.einsum("...kp,...kq->...pq", half, half, precision=HIGHEST)
-        return jnp.broadcast_to(found, at.eta.shape[:-1] + found.shape[-2:])
+        return jnp.broadcast_to(known(found), at.eta.shape[:-1] + found.shape[-2:])
     whitened = jnp.where(at.used[..., None], at.whitened(half), 0.0)
     scores, freq = at.score(), at.rows.freq
     nobs = freq.sum(-1)[..., None, None]
-    count = whitened.shape[-1]
+    count = at.fit.rank[..., None, None]
     if groups is not None:
         sums, number = _grouped(whitened * (freq * scores)[..., None], at, groups)
         found = _between(half, jnp.einsum("...gp,...gq->...pq", sums, sums, precision=HIGHEST))
         if correction != "none":
             found = found * (number / (number - 1))[..., None, None]
-        return found * (nobs - 1) / (nobs - count) if correction == "statsmodels" else found
+        return known(found * (nobs - 1) / (nobs - count) if correction == "statsmodels" else found)
     squares = freq * jnp.square(scores)
     if kind in ("HC2", "HC3"):
         rest = 1 - at.weight(observed) * jnp.square(whitened).sum(-1)
         squares = squares / (rest if kind == "HC2" else jnp.square(rest))
     meat = jnp.einsum("...np,...nq->...pq", whitened * squares[..., None], whitened, precision=HIGHEST)
     found = _between(half, meat)
-    return found * nobs / (nobs - count) if kind == "HC1" else found
+    return known(found * nobs / (nobs - count) if kind == "HC1" else found)
 
 
 def _between(half: Array, filling: Array) -> Array:

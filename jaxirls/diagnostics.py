@@ -100,7 +100,7 @@ class Influence(NamedTuple):
     Attributes:
       hat_matrix_diag: leverage h, the diagonal of √W X (X'WX + penalty)⁻¹ X'√W, ``(..., n)``.
       resid_studentized: Pearson residuals over √(φ (1-h)), ``(..., n)``.
-      cooks_distance: resid_studentized² h / (p (1-h)), ``(..., n)``.
+      cooks_distance: resid_studentized² h / (p (1-h)), with p the rank of X, ``(..., n)``.
       cooks_distance_pvalues: its upper tail under F(p, df_resid), a yardstick, not a test, ``(..., n)``.
       d_params: the estimate less what one Newton step from it gives without the row, ``(..., n, p)``. Over ``fit.bse``
         these are DFBETAS.
@@ -148,7 +148,7 @@ def influence(
     there. Source: Pregibon (1981), Ann. Statist. 9, 705-724; Cook & Weisberg (1982), section 5.4.
     """
     at = at_estimate(fit, X, y, offset=offset, freq_weights=freq_weights, var_weights=var_weights, family=family)
-    freq, half, p = at.rows.freq, at.half_inverse(observed), at.rows.X.shape[-1]
+    freq, half, p = at.rows.freq, at.half_inverse(observed), at.fit.rank[..., None]
     whitened = at.whitened(half)
     leverage = at.masked(freq * at.weight(observed) * jnp.square(whitened).sum(-1))
     rest = 1 - leverage
@@ -161,7 +161,7 @@ def influence(
         resid_studentized=studentized,
         cooks_distance=distance,
         cooks_distance_pvalues=f_tail(distance, p, at.fit.df_resid[..., None]),
-        d_params=jnp.where(at.used[..., None], change, 0.0),
+        d_params=jnp.where(at.fit.aliased[..., None, :], jnp.nan, jnp.where(at.used[..., None], change, 0.0)),
     )
 
 

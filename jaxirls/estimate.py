@@ -1,8 +1,8 @@
 r"""The rows of datasets at their estimates: what diagnostics and inference compute from.
 
-A fit keeps no data, so the functions of ``jaxirls.diagnostics``, ``covariance``, ``hypotheses``, ``profiles`` and
-``margins`` take them again and start here. Rows of weight zero have score and weight zero, whatever they hold; a value
-that cannot be fitted, in a row that counts, makes that row's terms NaN.
+A fit keeps no data, so the functions of ``jaxirls.diagnostics``, ``covariance``, ``hypotheses``, ``profiles``, ``null``
+and ``information`` take them again and start here. Rows of weight zero have score and weight zero, whatever they hold;
+a value that cannot be fitted, in a row that counts, makes that row's terms NaN. Aliased columns are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxirls.fit import check_arguments
 from jaxirls.linalg import half_inverse, plus_diagonal
 from jaxirls.results import Fit
 
-__all__ = ["Estimate", "align", "at_estimate", "family_of"]
+__all__ = ["Estimate", "align", "at_estimate", "check_fit", "family_of", "zeroed"]
 
 
 class Estimate(NamedTuple):
@@ -57,16 +57,34 @@ class Estimate(NamedTuple):
         return self.masked(self.rows.var * family.observed_information(self.eta, y))
 
     def half_inverse(self, observed: bool) -> Array:
-        """H with HᵀH the inverse of the expected or observed information plus the penalty's curvature."""
+        """H with HᵀH the inverse of the expected or observed information plus the penalty's curvature.
+
+        Zero in the columns of aliased coefficients.
+        """
+        aliased = self.fit.aliased
         if not observed:
-            return self.fit.half_inverse()
+            return self.fit.half_inverse(aliased=0.0)
         information = gram(self.rows, self.rows.freq * self.weight(observed=True))
         penalty = self.fit.penalty_curvature
-        return half_inverse(information if penalty is None else plus_diagonal(information, penalty))
+        if penalty is not None:
+            information = plus_diagonal(information, penalty)
+        information = plus_diagonal(zeroed(information, aliased), aliased.astype(information.dtype))
+        return jnp.where(aliased[..., None, :], 0.0, half_inverse(information))
 
     def whitened(self, half: Array) -> Array:
         """H xᵢ for every row, ``(..., n, p)``."""
         return jnp.einsum("...kp,...np->...nk", half, self.rows.X, precision=HIGHEST)
+
+
+def check_fit(name: str, fit: Fit) -> None:
+    """Refuse what is none."""
+    if not isinstance(fit, Fit):
+        raise ValueError(f"{name} must be the result of ji.fit, got {type(fit).__name__}")
+
+
+def zeroed(matrix: Array, aliased: Array, value: float = 0.0) -> Array:
+    """``matrix (..., p, p)`` with the rows and columns of ``aliased (..., p)`` zero, or another value."""
+    return jnp.where(aliased[..., :, None] | aliased[..., None, :], value, matrix)
 
 
 def at_estimate(
@@ -85,8 +103,7 @@ def at_estimate(
     Raises:
       ValueError: for data whose shapes or types cannot be right; the message names the argument.
     """
-    if not isinstance(fit, Fit):
-        raise ValueError(f"fit must be the result of ji.fit, got {type(fit).__name__}")
+    check_fit("fit", fit)
     p = fit.params.shape[-1]
     family = family_of(fit, family)
     checked = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
@@ -106,7 +123,7 @@ def at_estimate(
     valid = rows.family.valid_response(y) & jnp.isfinite(X).all(-1)
     if offset is not None:
         valid = valid & jnp.isfinite(_deepened(offset, depth, 1))
-    return Estimate(fit, rows, used, valid, linear(fit.params, rows))
+    return Estimate(fit, rows, used, valid, linear(fit.left_out.params, rows))
 
 
 def align(fit: Fit, depth: int) -> Fit:
@@ -136,6 +153,7 @@ def _in_dtype(fit: Fit, dtype: jnp.dtype) -> Fit:
 
 def family_of(fit: Fit, family: Family | None) -> Family:
     """The family of the fit, with its row parameters from ``family``."""
+    check_fit("fit", fit)
     names = [name for name in fit.family.row_parameters if getattr(fit.family, name) is NOT_STORED]
     called = type(fit.family).__name__
     if family is None:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxirls.data import HIGHEST, gram
 from jaxirls.equations import pivot_tolerance
-from jaxirls.estimate import align, at_estimate
+from jaxirls.estimate import align, at_estimate, check_fit, zeroed
 from jaxirls.families import Family, NegativeBinomial
 from jaxirls.linalg import half_inverse
 from jaxirls.results import Fit
@@ -26,13 +26,13 @@ class HypothesisTest(NamedTuple):
     Attributes:
       statistic: ``(...)``.
       pvalue: probability of a larger statistic under the hypothesis, ``(...)``.
-      df_num: degrees of freedom, the number of restrictions.
+      df_num: degrees of freedom, the number of restrictions; of ``ji.lr_test`` ``(...)``.
       df_denom: degrees of freedom of the denominator of F, ``(...)``; None for a χ² statistic.
     """
 
     statistic: Array
     pvalue: Array
-    df_num: int
+    df_num: int | Array
     df_denom: Array | None = None
 
 
@@ -70,7 +70,7 @@ def wald_test(
       use_f: the F statistic instead of χ², for families with an estimated dispersion.
 
     Returns:
-      A ``HypothesisTest``; NaN where R cov R' is singular.
+      A ``HypothesisTest``; NaN where R cov R' is singular, or R has to do with an aliased coefficient.
 
     Raises:
       ValueError: for shapes that do not fit.
@@ -85,7 +85,7 @@ def wald_test(
       >>> print(ji.wald_test(fit, jnp.array([0.0, 1.0])).statistic.round(2))
       9.44
     """
-    R, difference, cov = _restrictions(fit, R, q, cov)
+    R, _, difference, cov = _restrictions(fit, R, q, cov)
     half = half_inverse(jnp.einsum("...kp,...pq,...lq->...kl", R, cov, R, precision=HIGHEST))
     statistic = jnp.square(jnp.einsum("...kl,...l->...k", half, difference, precision=HIGHEST)).sum(-1)
     k = R.shape[-2]
@@ -100,9 +100,8 @@ def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | N
 
     Arguments are those of ``ji.wald_test``; rows of R may depend on each other.
     """
-    R, difference, cov = _restrictions(fit, R, q, cov)
+    R, effect, difference, cov = _restrictions(fit, R, q, cov)
     sd = jnp.sqrt(jnp.einsum("...kp,...pq,...kq->...k", R, cov, R, precision=HIGHEST))
-    effect = jnp.einsum("...kp,...p->...k", R, fit.params, precision=HIGHEST)
     shape = jnp.broadcast_shapes(sd.shape, difference.shape)
     effect, sd, difference = (jnp.broadcast_to(value, shape) for value in (effect, sd, difference))
     return Contrast(effect, sd, difference / sd, 2 * norm.sf(jnp.abs(difference / sd)))
@@ -111,7 +110,7 @@ def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | N
 def lr_test(restricted: Fit, full: Fit) -> HypothesisTest:
     r"""Likelihood-ratio test of two nested fits of the same data.
 
-    The statistic is (deviance of the restricted - deviance of the full fit) / φ, χ² with the difference in columns;
+    The statistic is (deviance of the restricted - deviance of the full fit) / φ, χ² with the difference in rank;
     φ is the full fit's, as in R's ``anova``, so that it is 2 Δℓ where the dispersion is known. For the negative
     binomial it is 2 Δℓ, whose two fits may have estimated different alphas.
 
@@ -120,26 +119,27 @@ def lr_test(restricted: Fit, full: Fit) -> HypothesisTest:
 
     Returns:
       A ``HypothesisTest``; NaN where either fit is penalized (its deviance is not at a maximum; under Jeffreys' penalty
-      take ``ji.profile_test``), where the numbers of observations differ, or where the dispersion is that of no data.
+      take ``ji.profile_test``), where the numbers of observations differ, where the full fit has no higher rank, or
+      where the dispersion is that of no data.
 
     Raises:
       ValueError: where the families, or the numbers of columns, cannot be those of nested fits.
     """
     for name, fit in (("restricted", restricted), ("full", full)):
-        if not isinstance(fit, Fit):
-            raise ValueError(f"lr_test: {name} must be the result of ji.fit, got {type(fit).__name__}")
+        check_fit(f"lr_test: {name}", fit)
     if type(restricted.family) is not type(full.family) or type(restricted.family.link) is not type(full.family.link):
         raise ValueError("lr_test: the two fits differ in family or link, so neither is nested in the other")
-    df = full.params.shape[-1] - restricted.params.shape[-1]
-    if df < 1:
-        raise ValueError(f"lr_test: the full fit needs more columns than the restricted one, it has {df:+d}")
+    more = full.params.shape[-1] - restricted.params.shape[-1]
+    if more < 1:
+        raise ValueError(f"lr_test: the full fit needs more columns than the restricted one, it has {more:+d}")
     depth = max(len(restricted.shape), len(full.shape))
     restricted, full = align(restricted, depth), align(full, depth)
     if isinstance(full.family, NegativeBinomial):
         difference = 2 * (full.llf * full.scale - restricted.llf * restricted.scale)
     else:
         difference = restricted.deviance - full.deviance
-    comparable = ~(restricted.penalized | full.penalized) & (restricted.nobs == full.nobs)
+    df = full.rank - restricted.rank
+    comparable = ~(restricted.penalized | full.penalized) & (restricted.nobs == full.nobs) & (df > 0)
     statistic = jnp.where(comparable, difference / full.scale, jnp.nan)
     return HypothesisTest(statistic, chi2_tail(statistic, df), df)
 
@@ -222,13 +222,16 @@ def score_test(
     return HypothesisTest(statistic, chi2_tail(statistic, k), k)
 
 
-def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None) -> tuple[Array, Array, Array]:
-    """R as ``(..., k, p)``, Rβ̂ - q, and the covariance."""
+def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None) -> tuple[Array, Array, Array, Array]:
+    """R as ``(..., k, p)``, Rβ̂, Rβ̂ - q, and the covariance, zero for aliased coefficients."""
+    check_fit("fit", fit)
     dtype, p = fit.params.dtype, fit.params.shape[-1]
     R = jnp.atleast_2d(jnp.asarray(R, dtype))
     if R.shape[-1] != p:
         raise ValueError(f"R has shape {R.shape}: expected (..., k, {p}), one column a coefficient")
-    difference = jnp.einsum("...kp,...p->...k", R, fit.params, precision=HIGHEST)
+    unknown = ((R != 0) & fit.aliased[..., None, :]).any(-1)
+    effect = jnp.where(unknown, jnp.nan, jnp.einsum("...kp,...p->...k", R, fit.left_out.params, precision=HIGHEST))
+    difference = effect
     if q is not None:
         q = jnp.asarray(q, dtype)
         if q.ndim and q.shape[-1] not in (1, R.shape[-2]):
@@ -239,4 +242,4 @@ def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None
     cov = fit.cov_params() if cov is None else jnp.asarray(cov, dtype)
     if cov.shape[-2:] != (p, p):
         raise ValueError(f"cov has shape {cov.shape}: expected (..., {p}, {p})")
-    return R, difference, cov
+    return R, effect, difference, zeroed(cov, fit.aliased)

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxirls.data import gram, linear
-from jaxirls.estimate import Estimate, at_estimate
+from jaxirls.estimate import Estimate, at_estimate, zeroed
 from jaxirls.families import Family
 from jaxirls.results import Fit
 
@@ -24,7 +24,8 @@ __all__ = ["InformationCheck", "check_information"]
 class InformationCheck(NamedTuple):
     """What autodiff says of a fit. NaN where a dataset has no estimate.
 
-    A difference of two information matrices A, B is max |A-B|ⱼₖ / √(Bⱼⱼ Bₖₖ), which no scaling of columns changes.
+    A difference of two information matrices A, B is max |A-B|ⱼₖ / √(Bⱼⱼ Bₖₖ), which no scaling of columns changes, over
+    the coefficients that are not aliased.
 
     Attributes:
       score: gradient of the log-likelihood at the estimate, without any penalty, ``(..., p)``.
@@ -99,8 +100,8 @@ def check_information(
         score=shown(score),
         observed=shown(observed),
         expected=shown(expected),
-        difference=shown(_difference(expected, at.fit.information)),
-        observed_difference=shown(_difference(observed, at.fit.information)),
+        difference=shown(_difference(expected, at.fit)),
+        observed_difference=shown(_difference(observed, at.fit)),
         sampled=sampled,
         sampled_error=error,
     )
@@ -119,7 +120,8 @@ def _log_likelihood(at: Estimate, eta: Array, y: Array) -> Array:
 
 def _derivatives(at: Estimate, y: Array) -> tuple[Array, Array]:
     """Gradient and minus Hessian in the coefficients of every dataset, with responses ``y``."""
-    params = jnp.broadcast_to(at.fit.params, (*at.eta.shape[:-1], at.fit.params.shape[-1]))
+    params = at.fit.left_out.params
+    params = jnp.broadcast_to(params, (*at.eta.shape[:-1], params.shape[-1]))
 
     # Datasets share no term: the gradient of the sum over all holds the gradient of each.
     score = jax.grad(lambda params: _log_likelihood(at, linear(params, at.rows), y).sum())
@@ -154,6 +156,8 @@ def _unit_log_likelihood(at: Estimate, eta: Array, y: Array) -> Array:
     return jnp.where(at.used, at.rows.family.log_likelihood(eta, y, at.rows.var, 1.0), 0.0)
 
 
-def _difference(found: Array, expected: Array) -> Array:
-    scale = jnp.sqrt(jnp.diagonal(expected, axis1=-2, axis2=-1))
-    return jnp.max(jnp.abs(found - expected) / (scale[..., :, None] * scale[..., None, :]), axis=(-2, -1))
+def _difference(found: Array, fit: Fit) -> Array:
+    expected = fit.information
+    scale = jnp.where(fit.aliased, 1.0, jnp.sqrt(jnp.diagonal(expected, axis1=-2, axis2=-1)))
+    difference = zeroed(found - expected, fit.aliased) / (scale[..., :, None] * scale[..., None, :])
+    return jnp.abs(difference).max(axis=(-2, -1))

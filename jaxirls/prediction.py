@@ -11,7 +11,7 @@ from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
 from jaxirls.data import HIGHEST
-from jaxirls.estimate import align
+from jaxirls.estimate import align, check_fit, zeroed
 from jaxirls.families import Family
 from jaxirls.links import slope
 from jaxirls.results import Fit, over_rows
@@ -58,7 +58,7 @@ def get_prediction(
       cov: covariance of the estimate, ``(..., p, p)``; ``fit.cov_params()`` if not given.
 
     Returns:
-      A ``Prediction``. For ``Binomial(trials=...)`` the mean is the probability.
+      A ``Prediction``. For ``Binomial(trials=...)`` the mean is the probability. Aliased columns are left out.
 
     Raises:
       ValueError: for shapes that do not fit.
@@ -85,7 +85,7 @@ class MarginalEffects(NamedTuple):
     """Marginal effects of every column on the mean. Names are statsmodels'.
 
     Attributes:
-      margeff: effects, ``(..., p)``; NaN for a constant column (an intercept), which has none.
+      margeff: effects, ``(..., p)``; NaN for a constant column (an intercept), which has none, and an aliased one.
       margeff_cov: their covariance by the delta method, ``(..., p, p)``.
     """
 
@@ -148,7 +148,7 @@ def margeff(
     if at not in ("overall", "mean"):
         raise ValueError(f'margeff(at={at!r}): at must be "overall" or "mean"')
     rows = _at(fit, X, offset, cov, freq_weights)
-    X_, eta, share, beta = rows.X, rows.eta, rows.share, rows.fit.params
+    X_, eta, share, beta = rows.X, rows.eta, rows.share, rows.fit.left_out.params
     used = (share > 0)[..., None]
     low, high = jnp.where(used, X_, jnp.inf).min(-2), jnp.where(used, X_, -jnp.inf).max(-2)
     steps = ((X_ == 0) | (X_ == 1) | ~used).all(-2) & dummy
@@ -186,9 +186,9 @@ def margeff(
         effect = jnp.where(steps, change, effect)
         jacobian = jnp.where(steps[..., None], stepped, jacobian)
 
-    constant = ~(high > low)
-    effect = jnp.where(constant, jnp.nan, effect)
-    jacobian = jnp.where(constant[..., None], jnp.nan, jacobian)
+    none = ~(high > low) | rows.fit.aliased
+    effect = jnp.where(none, jnp.nan, effect)
+    jacobian = jnp.where(none[..., None], jnp.nan, jacobian)
     covariance = jnp.einsum("...jp,...pq,...kq->...jk", jacobian, rows.cov, jacobian, precision=HIGHEST)
     return MarginalEffects(effect, covariance)
 
@@ -211,6 +211,7 @@ def _at(
     cov: Array | None,
     freq_weights: ArrayLike | None = None,
 ) -> _Rows:
+    check_fit("fit", fit)
     dtype, p = fit.params.dtype, fit.params.shape[-1]
     named = {"X": (X, 2), "offset": (offset, 1), "freq_weights": (freq_weights, 1), "cov": (cov, 2)}
     arrays = {name: (jnp.asarray(value, dtype), core) for name, (value, core) in named.items() if value is not None}
@@ -227,8 +228,8 @@ def _at(
     }
     weight = aligned.get("freq_weights", jnp.ones_like(aligned["X"][..., 0]))
     X = jnp.where((weight > 0)[..., None], aligned["X"], 0.0)
-    eta = jnp.einsum("...mp,...p->...m", X, fit.params, precision=HIGHEST)
+    eta = jnp.einsum("...mp,...p->...m", X, fit.left_out.params, precision=HIGHEST)
     if "offset" in aligned:
         eta = eta + jnp.where(weight > 0, aligned["offset"], 0.0)
-    cov = aligned["cov"] if "cov" in aligned else fit.cov_params()
+    cov = zeroed(aligned["cov"] if "cov" in aligned else fit.cov_params(), fit.aliased)
     return _Rows(fit, over_rows(fit.family, depth), X, eta, cov, weight / weight.sum(-1, keepdims=True))

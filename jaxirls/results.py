@@ -2,18 +2,19 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
 from jaxirls.families import Family
 from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
 from jaxirls.penalties import Penalty
+from jaxirls.special import normal_reach
 from jaxirls.status import Status
 from jaxirls.tables import column_names, dataframe_of, summary_of_batch, summary_of_one
 from jaxirls.trees import pytree
@@ -137,6 +138,11 @@ class Fit:
         return (~self.aliased).sum(-1, dtype=self.params.dtype)
 
     @property
+    def left_out(self) -> Fit:
+        """The fit with zero for aliased coefficients, whose columns so take no part in a linear predictor."""
+        return Fit(**vars(self) | {"params": jnp.where(self.aliased, 0.0, self.params)})
+
+    @property
     def df_model(self) -> Array:
         """Rank of X minus one, ``(...)``."""
         return self.rank - 1
@@ -199,9 +205,9 @@ class Fit:
         """Standard errors, ``(..., p)``."""
         return jnp.sqrt(self.scale[..., None] * jnp.square(self.half_inverse()).sum(-2))
 
-    def half_inverse(self) -> Array:
-        """H with HᵀH the inverse of the curvature, ``(..., p, p)``; NaN in the columns of aliased coefficients."""
-        return jnp.where(self.aliased[..., None, :], jnp.nan, half_inverse_of_root(self.known_root()))
+    def half_inverse(self, aliased: float = math.nan) -> Array:
+        """H with HᵀH the inverse of the curvature, ``(..., p, p)``; ``aliased`` in the columns that are."""
+        return jnp.where(self.aliased[..., None, :], aliased, half_inverse_of_root(self.known_root()))
 
     def known_root(self) -> Array:
         """``root``, or a ValueError where the fit has none."""
@@ -224,21 +230,34 @@ class Fit:
 
     def conf_int(self, alpha: float = 0.05) -> Array:
         """Wald intervals of level 1-alpha, ``(..., p, 2)``."""
-        if not 0 < alpha < 1:
-            raise ValueError(f"conf_int(alpha={alpha!r}): alpha must lie between 0 and 1")
-        reach = -ndtri(jnp.asarray(alpha / 2, self.params.dtype)) * self.bse
+        reach = normal_reach(alpha, self.params.dtype) * self.bse
         return jnp.stack([self.params - reach, self.params + reach], axis=-1)
 
     def predict(self, X: Array, *, offset: Array | None = None, linear: bool = False) -> Array:
-        """Fitted mean at new rows ``X (..., m, p)``, or the linear predictor, ``(..., m)``."""
-        X = jnp.asarray(X)
+        """Fitted mean at new rows ``X (..., m, p)``, or the linear predictor, ``(..., m)``.
+
+        Aliased columns are left out, as in R: what it says of rows that break their dependence on the others is of no
+        use.
+
+        Args:
+          X: new rows.
+          offset: known part of the linear predictor, ``(..., m)``.
+          linear: whether to give the linear predictor.
+
+        Raises:
+          ValueError: for shapes that do not fit.
+        """
+        X = jnp.asarray(X, self.params.dtype)
         if X.ndim < 2 or X.shape[-1] != self.params.shape[-1]:
             raise ValueError(
                 f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}): a column a coefficient"
             )
-        eta = jnp.einsum("...mp,...p->...m", X, self.params, precision=jax.lax.Precision.HIGHEST)
+        eta = jnp.einsum("...mp,...p->...m", X, self.left_out.params, precision=jax.lax.Precision.HIGHEST)
         if offset is not None:
-            eta = eta + jnp.asarray(offset, eta.dtype)
+            offset = jnp.asarray(offset, eta.dtype)
+            if offset.shape[-1:] not in ((), X.shape[-2:-1]):
+                raise ValueError(f"predict(offset): offset has shape {offset.shape}, expected (..., {X.shape[-2]})")
+            eta = eta + offset
         return eta if linear else over_rows(self.family, eta.ndim - 1).mean(eta)
 
     def summary(

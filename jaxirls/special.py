@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.scipy.special import betainc, gammainc, gammaincc, ndtri
+from jax.typing import ArrayLike
 
 from jaxirls.trees import varying
 
@@ -386,16 +387,19 @@ def _power(x: Array, log_x: Array, exponent: Array | float) -> Array:
     return exp(exponent * log_x)
 
 
-def chi2_tail(statistic: Array, df: float) -> Array:
+def chi2_tail(statistic: Array, df: ArrayLike) -> Array:
     """P(χ² > statistic) with ``df`` degrees of freedom."""
-    return gammaincc(jnp.full_like(statistic, df / 2), 0.5 * statistic)
+    return gammaincc(_like(statistic, df) / 2, 0.5 * statistic)
 
 
-def f_tail(statistic: Array, df_num: float, df_denom: Array) -> Array:
+def f_tail(statistic: Array, df_num: ArrayLike, df_denom: ArrayLike) -> Array:
     """P(F > statistic) for Snedecor's F."""
-    half_num = jnp.full_like(statistic, df_num / 2)
-    half_denom = jnp.broadcast_to(0.5 * df_denom, statistic.shape)
+    half_num, half_denom = _like(statistic, df_num) / 2, _like(statistic, df_denom) / 2
     return betainc(half_denom, half_num, half_denom / (half_denom + half_num * statistic))
+
+
+def _like(statistic: Array, df: ArrayLike) -> Array:
+    return jnp.broadcast_to(jnp.asarray(df, statistic.dtype), statistic.shape)
 
 
 def normal_reach(alpha: float, dtype: jnp.dtype) -> Array:
