@@ -114,7 +114,9 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
         limit, noise = 0.5 * _along(move, equations.half), eps * (16 * (jnp.abs(state.limit) + spread) + reach)
     else:
         measure = limit = objective
-        noise = 16 * eps * (jnp.abs(state.limit) + total) + eps * reach * spread
+        # Far past the optimum reach and spread have no bound: what they explain may not be a rise.
+        least = 16 * eps * (jnp.abs(state.limit) + total)
+        noise = jnp.minimum(least + eps * reach * spread, eps**0.5 * (jnp.abs(state.limit) + total))
     accept = finite & ((measure <= state.limit + noise) | ~jnp.isfinite(state.limit))
     # Where the observed information is not positive definite, once more from here with the expected.
     indefinite = jnp.zeros_like(accept) if newton is None else newton & accept & equations.singular
@@ -137,6 +139,9 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     halvings = jnp.where(accept | indefinite, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
     code = jnp.where(stuck, Status.STALLED, RUNNING)
+    if problem.start is not None:
+        # No part of the first step from there is any good: as where its weights vanish, the start is left.
+        code = jnp.where(stuck & (state.beta == problem.start).all(0), ILL_CONDITIONED, code)
     code = jnp.where(accept & done, Status.CONVERGED, code)
     code = jnp.where(accept & equations.singular, ILL_CONDITIONED, code)
     # The barrier keeps XLA from deciding again for every part of the state.

@@ -228,13 +228,19 @@ def _ill(settled: Settled, config: IRLS) -> Array:
 
 
 def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[Array, State]:
-    """Fit all lanes anew by QR, on the columns that those before them do not span; which are aliased, and the state."""
+    """Fit all lanes anew by QR, on the columns that those before them do not span; which are aliased, and the state.
+
+    A given start led nowhere by the Gram matrix, and is left, unless that was not tried.
+    """
+    if config.solver != "qr":
+        problem = problem._replace(start=None)
     aliased, state = start_independent(problem)
     problem = problem._replace(aliased=aliased)
     # Where no estimate exists, a few steps on the way to infinity.
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
     state = run(problem, state, config, limit, sharpened(by_qr, problem))
-    return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, state.code).astype(jnp.int32))
+    code = jnp.where((state.code == ILL_CONDITIONED) & ~aliased.any(0), Status.STALLED, state.code)  # by its weights
+    return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, code).astype(jnp.int32))
 
 
 def _asks_for_qr(state: State, factor: linalg.Factor, config: IRLS) -> Array:

@@ -1,0 +1,65 @@
+"""Steps far past the optimum, and starts far from it: no deviance rises, and no good dataset ends without its fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxirls as ji
+from jaxirls import Status, links
+
+SETS, ROWS = 2000, 12
+
+
+def heavy_tailed(shape):
+    """Covariates of Student's t with two degrees of freedom, and positive responses with a wide spread."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([np.ones((SETS, ROWS, 1)), rng.standard_t(2, size=(SETS, ROWS, 2))], axis=-1)
+    mean = np.exp(np.clip(X @ [0.3, 0.8, -0.8], -20, 20))
+    return X, mean * rng.gamma(shape, 1 / shape, size=mean.shape) + 1e-30
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "family",
+    [ji.Gamma(link=links.Log()), ji.InverseGaussian(link=links.Log()), ji.Tweedie(power=2.5)],
+    ids=lambda family: type(family).__name__,
+)
+def test_the_dispersion_moves_no_estimate(family, dtype):
+    """Known or estimated, it leads to the same deviance."""
+    X, y = (a.astype(dtype) for a in heavy_tailed(shape=0.5 if isinstance(family, ji.Gamma) else 3.0))
+    free, known = ji.fit(X, y, family), ji.fit(X, y, family, scale=jnp.ones((), dtype))
+    good = np.asarray((free.status == Status.CONVERGED) & jnp.isfinite(known.deviance))
+    assert good.mean() > 0.99
+    np.testing.assert_allclose(free.deviance[good], known.deviance[good], rtol=1e-8 if dtype == "float64" else 1e-4)
+
+
+@pytest.mark.parametrize("start", [15.0, 40.0])
+def test_the_deviance_falls_from_a_far_start(start):
+    y = jnp.array([1.0, 2.0, 3.0, 4.0])
+    history = ji.trace(jnp.ones((4, 1)), y, ji.Gamma(link=links.Log()), start=jnp.array([start]))
+    assert (np.diff(history.deviance) <= 1e-10 * history.deviance[:-1]).all()
+    fit = ji.fit(jnp.ones((4, 1)), y, ji.Gamma(link=links.Log()), start=jnp.array([start]))
+    assert fit.status == Status.CONVERGED
+    np.testing.assert_allclose(fit.params[0], np.log(2.5), rtol=1e-9)
+
+
+def counts_and_events():
+    rng = np.random.default_rng(0)
+    X = np.stack([np.ones(200), rng.normal(size=200)], axis=-1)
+    return X, (rng.random(200) < 0.6).astype(float), rng.poisson(2.0, 200).astype(float)
+
+
+@pytest.mark.parametrize("start", [[-1000.0, 0.0], [1e4, 1e4], [50.0, 0.0], [-300.0, 5.0]])
+@pytest.mark.parametrize("family", [ji.Binomial(), ji.Binomial(link=links.Probit()), ji.Poisson()], ids=str)
+def test_a_start_from_which_nothing_can_be_fitted_is_left(family, start):
+    """Its weights vanish, or its first step is beyond all bounds: X is of full rank all the same."""
+    X, events, counts = counts_and_events()
+    y = counts if isinstance(family, ji.Poisson) else events
+    fit = ji.fit(X, y, family, start=np.array(start))
+    assert Status(int(fit.status)).name == "CONVERGED"
+    np.testing.assert_allclose(fit.params, ji.fit(X, y, family).params, rtol=1e-8)
+    inside = jax.jit(lambda X, y: ji.fit(X, y, family, start=jnp.array(start)).status)
+    assert inside(X, y) == Status.CONVERGED
+    by_qr = ji.fit(X, y, family, start=np.array(start), config=ji.IRLS(solver="qr"))
+    assert by_qr.status in (Status.CONVERGED, Status.STALLED)
