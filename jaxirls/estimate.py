@@ -84,7 +84,10 @@ def check_fit(name: str, fit: Fit) -> None:
 
 def zeroed(matrix: Array, aliased: Array, value: float = 0.0) -> Array:
     """``matrix (..., p, p)`` with the rows and columns of ``aliased (..., p)`` zero, or another value."""
-    return jnp.where(aliased[..., :, None] | aliased[..., None, :], value, matrix)
+    left_out = aliased[..., :, None] | aliased[..., None, :]
+    depth = max(matrix.ndim, left_out.ndim)
+    matrix, left_out = (leaf.reshape((1,) * (depth - leaf.ndim) + leaf.shape) for leaf in (matrix, left_out))
+    return jnp.where(left_out, value, matrix)
 
 
 def at_estimate(

@@ -13,7 +13,7 @@ from jaxirls.data import HIGHEST, gram
 from jaxirls.equations import pivot_tolerance
 from jaxirls.estimate import align, at_estimate, check_fit, zeroed
 from jaxirls.families import Family, NegativeBinomial
-from jaxirls.linalg import half_inverse
+from jaxirls.linalg import half_inverse, half_inverse_of_root
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, f_tail, normal_reach
 
@@ -85,9 +85,12 @@ def wald_test(
       >>> print(ji.wald_test(fit, jnp.array([0.0, 1.0])).statistic.round(2))
       9.44
     """
-    R, _, difference, cov = _restrictions(fit, R, q, cov)
-    half = half_inverse(jnp.einsum("...kp,...pq,...lq->...kl", R, cov, R, precision=HIGHEST))
-    statistic = jnp.square(jnp.einsum("...kl,...l->...k", half, difference, precision=HIGHEST)).sum(-1)
+    R, _, difference = _restrictions(fit, R, q)
+    if cov is None:
+        inverse = _half_inverse_of_square(_half(fit, R))
+    else:
+        inverse = half_inverse(jnp.einsum("...kp,...pq,...lq->...kl", R, _known(fit, cov), R, precision=HIGHEST))
+    statistic = jnp.square(jnp.einsum("...kl,...l->...k", inverse, difference, precision=HIGHEST)).sum(-1)
     k = R.shape[-2]
     if not use_f:
         return HypothesisTest(statistic, chi2_tail(statistic, k), k)
@@ -100,8 +103,12 @@ def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | N
 
     Arguments are those of ``ji.wald_test``; rows of R may depend on each other.
     """
-    R, effect, difference, cov = _restrictions(fit, R, q, cov)
-    sd = jnp.sqrt(jnp.einsum("...kp,...pq,...kq->...k", R, cov, R, precision=HIGHEST))
+    R, effect, difference = _restrictions(fit, R, q)
+    if cov is None:
+        square = jnp.square(_half(fit, R)).sum(-2)
+    else:
+        square = jnp.einsum("...kp,...pq,...kq->...k", R, _known(fit, cov), R, precision=HIGHEST)
+    sd = jnp.sqrt(square)
     shape = jnp.broadcast_shapes(sd.shape, difference.shape)
     effect, sd, difference = (jnp.broadcast_to(value, shape) for value in (effect, sd, difference))
     return Contrast(effect, sd, difference / sd, 2 * norm.sf(jnp.abs(difference / sd)))
@@ -222,14 +229,39 @@ def score_test(
     return HypothesisTest(statistic, chi2_tail(statistic, k), k)
 
 
-def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None) -> tuple[Array, Array, Array, Array]:
-    """R as ``(..., k, p)``, Rβ̂, Rβ̂ - q, and the covariance, zero for aliased coefficients."""
+def _half(fit: Fit, R: Array) -> Array:
+    """S with SᵀS = R cov R', ``(..., p, k)``: it holds the digits that the product cancels."""
+    half = jnp.einsum("...lp,...kp->...lk", fit.half_inverse(aliased=0.0), R, precision=HIGHEST)
+    return jnp.sqrt(fit.scale[..., None, None]) * half
+
+
+def _half_inverse_of_square(half: Array) -> Array:
+    """H with (SᵀS)⁻¹ = HᵀH for S ``(..., m, k)``, by QR; NaN where its columns are dependent, or not finite."""
+    m, k = half.shape[-2:]
+    half = jnp.concatenate([half, jnp.zeros((*half.shape[:-2], max(k - m, 0), k), half.dtype)], axis=-2)
+    finite = jnp.isfinite(half).all((-2, -1), keepdims=True)
+    root = jnp.linalg.qr(jnp.where(finite, half, 0.0), mode="r")
+    noise = 8 * k * jnp.finfo(half.dtype).eps * jnp.sqrt(jnp.square(root).sum(-2))
+    independent = (jnp.abs(jnp.diagonal(root, axis1=-2, axis2=-1)) > noise).all(-1)
+    return jnp.where(independent[..., None, None] & finite, half_inverse_of_root(root), jnp.nan)
+
+
+def _known(fit: Fit, cov: ArrayLike) -> Array:
+    """A given covariance, zero for aliased coefficients."""
+    cov, p = jnp.asarray(cov, fit.params.dtype), fit.params.shape[-1]
+    if cov.shape[-2:] != (p, p):
+        raise ValueError(f"cov has shape {cov.shape}: expected (..., {p}, {p})")
+    return zeroed(cov, fit.aliased)
+
+
+def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """R as ``(..., k, p)``, Rβ̂, and Rβ̂ - q."""
     check_fit("fit", fit)
     dtype, p = fit.params.dtype, fit.params.shape[-1]
     R = jnp.atleast_2d(jnp.asarray(R, dtype))
     if R.shape[-1] != p:
         raise ValueError(f"R has shape {R.shape}: expected (..., k, {p}), one column a coefficient")
-    unknown = ((R != 0) & fit.aliased[..., None, :]).any(-1)
+    unknown = jnp.einsum("...kp,...p->...k", (R != 0).astype(dtype), fit.aliased.astype(dtype)) > 0
     effect = jnp.where(unknown, jnp.nan, jnp.einsum("...kp,...p->...k", R, fit.left_out.params, precision=HIGHEST))
     difference = effect
     if q is not None:
@@ -239,7 +271,4 @@ def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None, cov: Array | None
         rank = max(difference.ndim, q.ndim)
         difference, q = (value.reshape((1,) * (rank - value.ndim) + value.shape) for value in (difference, q))
         difference = difference - q
-    cov = fit.cov_params() if cov is None else jnp.asarray(cov, dtype)
-    if cov.shape[-2:] != (p, p):
-        raise ValueError(f"cov has shape {cov.shape}: expected (..., {p}, {p})")
-    return R, effect, difference, zeroed(cov, fit.aliased)
+    return R, effect, difference

@@ -67,7 +67,13 @@ def get_prediction(
     """
     at = _at(fit, X, offset, cov)
     eta, link = at.eta, at.family.link
-    linear_se = jnp.sqrt(jnp.einsum("...mp,...pq,...mq->...m", at.X, at.cov, at.X, precision=HIGHEST))
+    if cov is None:
+        # The half keeps the digits that x' cov x cancels.
+        half = at.fit.half_inverse(aliased=0.0)
+        size = jnp.square(jnp.einsum("...kp,...mp->...mk", half, at.X, precision=HIGHEST)).sum(-1)
+        linear_se = jnp.sqrt(at.fit.scale[..., None] * size)
+    else:
+        linear_se = jnp.sqrt(jnp.einsum("...mp,...pq,...mq->...m", at.X, at.cov, at.X, precision=HIGHEST))
     reach = normal_reach(alpha, eta.dtype) * linear_se
     ends = [jnp.where(at.family.valid_predictor(end), link.inverse(end), jnp.nan) for end in (eta - reach, eta + reach)]
     decreasing = link.inverse_deriv(eta) < 0

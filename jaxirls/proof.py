@@ -24,7 +24,7 @@ from jaxirls.likelihood import Asked, Estimate, Likelihood
 from jaxirls.linalg import norm
 from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
-from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones
+from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones, row_ends
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -69,21 +69,25 @@ class Solution(NamedTuple):
 
 def last_pass(problem: Problem, beta: Array, method: Method) -> Equations:
     """The equations at the final β, with the sums that the results are made of."""
-    return method(problem.system, beta, problem.rows, _final)
+    return method(problem.system, beta, problem.rows, partial(_final, by_scores=_is_proven_by_scores(problem)))
 
 
 def statistics(problem: Problem, state: State, config: Algorithm, equations: Equations) -> tuple[Solution, Array]:
     """The results and the proof, from the ``last_pass`` at the state's β.
 
     Returns the solution and whether its status is certain. For that a converged lane of a family that can be separated
-    also needs the certificate that the estimate exists. It is Newton's: for a log-likelihood with |ℓ'''| <= ℓ'' per
-    unit of x'd (logit, Poisson log), the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010,
-    Electron. J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+    also needs the certificate that the estimate exists. It is Newton's for a log-likelihood with |ℓ'''| <= ℓ'' per unit
+    of x'd (logit, Poisson log): the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron.
+    J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+
+    For others it is made of the scores sᵢ of the rows that a direction of recession d may move, of which none is
+    against sᵢ: minᵢ|sᵢ| ‖Xd‖ <= Σ|sᵢ||xᵢ'd| = s'Xd <= ‖G^{-½}X's‖ ‖√W Xd‖, so that there is none if the decrement times
+    maxᵢ √wᵢ is below minᵢ|sᵢ|.
     """
     rows, beta = problem.rows, state.beta
     factor, singular = equations.factor, equations.singular
     nobs, chi2 = problem.nobs, equations.sums[1]
-    least, *are_plain = equations.minima
+    (least, *are_plain), pulls = _minima(problem, equations)
     plain = are_plain[0] == 1 if are_plain else None
     smallest = jnp.where(jnp.isfinite(least), least, 0.0)
     deviance = equations.sums[0] if plain is None else _deviance_if_plain(problem, beta, equations, plain)
@@ -134,14 +138,32 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
         return solution, jnp.ones_like(invalid)
     certain = status == Status.CONVERGED
     if _cones(problem) is not None:
-        certain = certain & ((jnp.square(size) <= smallest / 4) | ~problem.free.any(0))
+        if pulls is None:
+            exists = jnp.square(size) <= smallest / 4
+        else:
+            weakest, most = pulls
+            exists = jnp.square(size) * -most < jnp.square(jnp.maximum(weakest, 0.0))
+        certain = certain & (exists | ~problem.free.any(0))
     if problem.has_edge:
         # Where the weights have no bound, a small decrement is no proof.
         certain = certain & is_inside(problem, beta)
     return solution, certain | invalid
 
 
-def _final(eta: Array, rows: Rows) -> Terms:
+def _is_proven_by_scores(problem: Problem) -> bool:
+    """Whether it takes the scores of the rows to prove that an estimate exists."""
+    family = problem.rows.family
+    by_decrement = family.is_canonical and not family.guards_domain  # logit, and Poisson log
+    return not by_decrement and jax.eval_shape(_cones, problem) is not None
+
+
+def _minima(problem: Problem, equations: Equations) -> tuple[tuple[Array, ...], tuple[Array, Array] | None]:
+    """Of the weights, and of whether rows are plain, if that is asked; and of scores and of minus weights, likewise."""
+    found = equations.minima
+    return (found[:-2], (found[-2], found[-1])) if _is_proven_by_scores(problem) else (found, None)
+
+
+def _final(eta: Array, rows: Rows, by_scores: bool) -> Terms:
     """The kernel of the last pass."""
     family, y = rows.family, rows.y
     at = rows.shift(eta)
@@ -157,6 +179,11 @@ def _final(eta: Array, rows: Rows) -> Terms:
         deviance, excess = loss_terms(rows, work)
         plain = at_saturation if present is None else at_saturation | ~(present > 0)
         minima.append(plain.astype(weight.dtype))
+    if by_scores:
+        down, up = cast(tuple[Array, Array], row_ends(family, y))
+        moves = down | up if present is None else (down | up) & (present > 0)
+        pull = rows.weigh(jnp.where(up, work.score, -work.score))
+        minima += [jnp.where(moves, pull, jnp.inf), jnp.where(moves, -weight, 0.0)]
     return Terms(weight, rows.weigh(work.score), (deviance, chi2), tuple(minima), excess)
 
 

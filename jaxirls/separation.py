@@ -44,12 +44,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxirls.families import Binomial, Family, NegativeBinomial, Poisson, Tweedie
+from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie
 from jaxirls.folds import folded, total
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.trees import varying
 
-__all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones"]
+__all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones", "row_ends"]
 
 UP, DOWN, FLAT, ABSENT = 1, -1, 0, 2  # x'd >= 0, x'd <= 0, x'd = 0, no constraint: a row of weight zero
 TILE = 256  # datasets that detect_separation decides together: a tile of small ones stays in cache
@@ -149,27 +149,35 @@ def detect_separation(
 def row_cones(family: Family, y: Array) -> Array | None:
     """The cone of every row, ``UP``, ``DOWN`` or ``FLAT`` in the shape of ``y``; None if the family and link have none.
 
-    A row allows z = x'd when its log-likelihood does not fall along η + tz as t → ∞, inside the domain:
+    A row allows z = x'd when its log-likelihood does not fall along η + tz as t → ∞, inside the domain. It rises
+    towards a mean nearer to y, and on to an end of the link's image that y has reached:
 
-    - binomial, links onto (0, 1) (logit, probit, cauchit, cloglog, loglog): y = 0: z ≤ 0; y = trials: z ≥ 0;
+    - links onto (0, 1) (logit, probit, cauchit, cloglog, loglog): y = 0: z ≤ 0; y = 1, or ``trials``: z ≥ 0;
       else z = 0;
-    - binomial, log link: y = 0: z ≤ 0; else z = 0 (z > 0 leaves the domain); complementary log link:
-      y = trials: z ≤ 0; else z = 0;
-    - Poisson, negative binomial, Tweedie, with the log or the negative binomial's link: y = 0: z ≤ 0; y > 0: z = 0.
+    - log link, and the negative binomial's: y = 0: z ≤ 0; else z = 0;
+    - complementary log link: y = 1, or ``trials``: z ≤ 0; else z = 0.
+
+    A Gaussian response may lie beyond the end; its likelihood is not concave, and where no direction recedes a maximum
+    is none the less local. A Gamma or inverse Gaussian response is never zero.
 
     Source: Correia, Guimarães & Zylkin (2019), arXiv 1903.01633, proposition 1.
     """
-    (low, high), image = family.link.domain, family.link.image
-    zero = y == 0
-    if isinstance(family, Binomial):
-        full = y == (1 if family.trials is None else family.trials)
-        if image == (0, 1) and low is high is None:
-            return jnp.where(zero, DOWN, jnp.where(full, UP, FLAT)).astype(jnp.int8)
-        if image == (None, 1) and low is None:
-            return jnp.where(full, DOWN, FLAT).astype(jnp.int8)
-    if isinstance(family, (Binomial, Poisson, NegativeBinomial, Tweedie)) and image == (0, None) and low is None:
-        return jnp.where(zero, DOWN, FLAT).astype(jnp.int8)
-    return None
+    found = row_ends(family, y)
+    return None if found is None else jnp.where(found[0], DOWN, jnp.where(found[1], UP, FLAT)).astype(jnp.int8)
+
+
+def row_ends(family: Family, y: Array) -> tuple[Array, Array] | None:
+    """Which rows are ``DOWN`` and which ``UP``, as ``row_cones`` says, or None."""
+    (low, high), (least, most) = family.link.domain, family.link.image
+    open_ended = low is None and (least, most) != (None, None)
+    if not (open_ended and isinstance(family, (Binomial, Gaussian, NegativeBinomial, Poisson, Tweedie))):
+        return None
+    trials = family.trials if isinstance(family, Binomial) and family.trials is not None else 1.0
+    neither = jnp.zeros_like(y, dtype=bool)
+    full = neither if most is None else y >= most * trials
+    if least is None:
+        return full, neither
+    return y <= least, full if high is None else neither
 
 
 def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> Recession:

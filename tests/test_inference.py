@@ -279,3 +279,20 @@ def test_float32_follows_its_inputs_and_is_near_float64():
     for here, there in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
         assert here.dtype == jnp.float32
         np.testing.assert_allclose(here, there, rtol=2e-4, atol=2e-5)
+
+
+def test_what_cancels_in_the_covariance_is_not_lost():
+    """A cubic in calendar years, against the same in years since 2010: QR of that design is well conditioned."""
+    rng = np.random.default_rng(7)
+    n, since = 40, rng.integers(-10, 11, 40).astype(float)
+    X, Z = (np.stack([t**k for k in range(4)], axis=-1) for t in (since + 2010, since))
+    y = np.round(64 * rng.normal(size=n)) / 64
+    residual = y - Z @ np.linalg.lstsq(Z, y, rcond=None)[0]
+    sd = np.sqrt(residual @ residual / (n - 4) * np.square(np.linalg.qr(Z)[0]).sum(1))
+    fit = ji.fit(X, y, ji.Gaussian())
+    np.testing.assert_allclose(ji.get_prediction(fit, X).linear_se, sd, rtol=1e-7)
+    np.testing.assert_allclose(ji.t_test(fit, X).sd, sd, rtol=1e-7)
+    explained = np.square(np.linalg.qr(Z)[0][:, 1:].T @ y).sum() / (residual @ residual / (n - 4))
+    np.testing.assert_allclose(ji.wald_test(fit, np.eye(4)[1:]).statistic, explained, rtol=1e-7)
+    assert np.isnan(ji.wald_test(fit, np.eye(4)[[1, 2, 1]]).statistic)
+    assert np.isnan(ji.wald_test(fit, np.ones((5, 4))).statistic)

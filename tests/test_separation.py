@@ -378,11 +378,19 @@ def test_cones_of_log_links():
         np.testing.assert_array_equal(row_cones(family, jnp.array([0.0, 2.0])), [DOWN, FLAT])
 
 
+def test_cones_of_responses_beyond_the_ends_of_the_link():
+    y = jnp.array([-1.0, 0.0, 0.3, 1.0, 2.0])
+    np.testing.assert_array_equal(row_cones(ji.Gaussian(link=links.Log()), y), [DOWN, DOWN, FLAT, FLAT, FLAT])
+    np.testing.assert_array_equal(row_cones(ji.Gaussian(link=links.CLogLog()), y), [DOWN, DOWN, FLAT, UP, UP])
+    counts = row_cones(ji.NegativeBinomial(alpha=1.0, link=links.CLogLog()), y[1:])
+    np.testing.assert_array_equal(counts, [DOWN, FLAT, UP, UP])
+
+
 @pytest.mark.parametrize(
     "family",
     [
         ji.Gaussian(),
-        ji.Gaussian(link=links.Log()),
+        ji.Gaussian(link=links.InversePower()),
         ji.Gamma(link=links.Log()),
         ji.InverseGaussian(),
         ji.Poisson(link=links.Identity()),
