@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from jaxirls.arguments import is_count, is_number
+
 __all__ = ["IRLS", "LBFGS", "Algorithm"]
 
 SOLVERS = ("auto", "cholesky", "qr")
@@ -21,13 +23,11 @@ class Algorithm:
     max_condition: float | None = None
 
     def __post_init__(self) -> None:
-        if self.tol is not None and not (isinstance(self.tol, (int, float)) and 0 < self.tol < math.inf):
+        if self.tol is not None and not (is_number(self.tol) and 0 < self.tol < math.inf):
             self._refuse("tol", "a positive number, or None for the default")
-        if not (isinstance(self.max_iter, int) and self.max_iter >= 1):
+        if not is_count(self.max_iter):
             self._refuse("max_iter", "a positive integer")
-        if self.max_condition is not None and not (
-            isinstance(self.max_condition, (int, float)) and self.max_condition >= 1
-        ):
+        if self.max_condition is not None and not (is_number(self.max_condition) and self.max_condition >= 1):
             self._refuse("max_condition", "at least 1, or None")
 
     def _refuse(self, name: str, allowed: str) -> None:
@@ -105,7 +105,7 @@ class LBFGS(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.memory, int) and self.memory >= 1):
+        if not is_count(self.memory):
             self._refuse("memory", "a positive integer")
         if not isinstance(self.information, bool):
             self._refuse("information", "True or False")

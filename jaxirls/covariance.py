@@ -3,9 +3,11 @@ r"""Covariances of the estimate: model-based, heteroscedasticity-consistent, clu
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -116,13 +118,14 @@ def _between(half: Array, filling: Array) -> Array:
 
 def _grouped(terms: Array, at: Estimate, groups: ArrayLike) -> tuple[Array, Array]:
     """Sums of the rows' terms by group, in n places, and the number of groups that hold a row of positive weight."""
-    labels = jnp.asarray(groups)
+    given: Any = groups if isinstance(groups, Array) else np.asarray(groups)
     n = terms.shape[-2]
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape[-1:] != (n,):
+    if not jnp.issubdtype(given.dtype, jnp.integer) or given.shape[-1:] != (n,):
         raise ValueError(
-            f"groups has dtype {labels.dtype} and shape {labels.shape}: expected integers of shape (..., {n}); "
+            f"groups has dtype {given.dtype} and shape {given.shape}: expected integers of shape (..., {n}); "
             "numpy.unique(labels, return_inverse=True)[1] makes integers of any labels"
         )
+    labels = jnp.asarray(given)
 
     def one(labels: Array, terms: Array, used: Array) -> tuple[Array, Array]:
         order = jnp.argsort(labels)

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxirls.arguments import is_number, numeric
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.data import Data, batch_shape, core_ranks
 from jaxirls.dispersion import ScaleRule, is_estimated
@@ -280,7 +280,7 @@ def check_arguments(
         "start": start,
         "scale": None if isinstance(scale, str) else scale,
     }
-    arrays = {name: None if value is None else _numeric(name, value) for name, value in named.items()}
+    arrays = {name: None if value is None else numeric(name, value) for name, value in named.items()}
     X_, y_ = arrays["X"], arrays["y"]
     if X_ is None or y_ is None:
         raise ValueError(f"{'X' if X_ is None else 'y'} is None: give an array")
@@ -302,7 +302,9 @@ def check_arguments(
         value = arrays[name]
         if value is not None and value.shape[-1:] != core:
             raise ValueError(f"{name} has shape {value.shape}: expected (..., {core[0]}) for X of shape {X_.shape}")
-    floating = [a.dtype for a in arrays.values() if a is not None and jnp.issubdtype(a.dtype, jnp.floating)]
+    # A number of Python's takes the precision of the arrays.
+    typed = [a.dtype for name, a in arrays.items() if a is not None and not is_number(named[name])]
+    floating = [dtype for dtype in typed if jnp.issubdtype(dtype, jnp.floating)]
     dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"the data are {dtype}: fits run in float32 or float64; convert X and y")
@@ -345,21 +347,3 @@ def check_arguments(
 def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:
     paths = [jax.tree_util.keystr(path).strip(".") for path, _ in jax.tree_util.tree_flatten_with_path(data)[0]]
     return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(core_ranks(data)), strict=True))
-
-
-def _numeric(name: str, value: ArrayLike) -> Array:
-    """An array of JAX's; or NumPy's own, which the engine copies chunk by chunk as it fits them."""
-    if _is_plain(value):
-        return value  # type: ignore[return-value]
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a numeric array: got {type(value).__name__} ({error})") from None
-    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
-        raise ValueError(f"{name} has dtype {array.dtype}: expected real numbers")
-    return array
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JAX would take the array as it is."""
-    return type(value) is np.ndarray and value.dtype in (np.float32, jnp.result_type(float))

@@ -24,6 +24,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxirls import linalg
+from jaxirls.arguments import is_number, numeric
 from jaxirls.families import Family
 from jaxirls.links import slope
 from jaxirls.trees import pytree
@@ -85,20 +86,22 @@ class Ridge(Penalty):
     penalize: Array | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.strength, (int, float)) and not self.strength >= 0:
+        if is_number(self.strength) and not self.strength >= 0:
             raise ValueError(f"Ridge(strength={self.strength}): strength must be zero or positive")
+        if self.strength is None or isinstance(self.strength, str):
+            raise ValueError(f"Ridge(strength={self.strength!r}): strength must be a number or an array of numbers")
 
     def bound(self, p: int, dtype: DTypeLike) -> Ridge:
-        strength = jnp.asarray(self.strength, dtype)[..., None]
+        strength = jnp.asarray(numeric("Ridge(strength)", self.strength), dtype)[..., None]
         if self.penalize is None:
             return Ridge(strength)
-        mask = jnp.asarray(self.penalize)
+        mask = jnp.asarray(numeric("Ridge(penalize)", self.penalize), dtype)
         if mask.shape[-1:] != (p,):
             raise ValueError(
                 f"Ridge(penalize=...) has shape {mask.shape}: expected (..., {p}), one value a column of X"
             )
         shape = (*jnp.broadcast_shapes(strength.shape[:-1], mask.shape[:-1]), p)
-        return Ridge(jnp.broadcast_to(strength, shape) * jnp.broadcast_to(mask, shape).astype(dtype))
+        return Ridge(jnp.broadcast_to(strength, shape) * jnp.broadcast_to(mask, shape))
 
     @property
     def diagonal(self) -> Array:

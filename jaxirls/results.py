@@ -3,11 +3,12 @@ r"""Results: what a fit returns, one pytree with the batch axes in front."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.stats import norm
 
@@ -117,10 +118,18 @@ class Fit:
             raise TypeError("this fit is of one dataset: it has no length")
         return self.shape[0]
 
+    def __iter__(self) -> Iterator[Fit]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, index: Any) -> Fit:
-        """The fit, or fits, at ``index`` of the batch axes."""
+        """The fit, or fits, at ``index`` of the batch axes.
+
+        Raises:
+          IndexError: for a number that is out of range, or too many.
+        """
         if not self.shape:
             raise TypeError("this fit is of one dataset: it cannot be indexed")
+        index = _of_batch_axes(index, self.shape)
         family, self_without = self.family, jax.tree.map(lambda leaf: leaf[index], self._arrays())
         return Fit(**self_without, family=jax.tree.map(lambda leaf: _pick(leaf, index, self.shape), family))
 
@@ -129,7 +138,7 @@ class Fit:
 
     @property
     def converged(self) -> Array:
-        """Whether the estimate exists and was reached, ``(...)``."""
+        """Whether the estimate of all coefficients exists and was reached: status CONVERGED, ``(...)``."""
         return self.status == Status.CONVERGED
 
     @property
@@ -296,6 +305,8 @@ class Fit:
 
     def __repr__(self) -> str:
         family = type(self.family).__name__
+        if not hasattr(self.params, "dtype"):
+            return f"Fit({family})"  # a tree of something else, axis numbers or specifications say
         return f"Fit({family}, shape={self.shape}, p={self.params.shape[-1]}, dtype={self.params.dtype})"
 
 
@@ -304,6 +315,29 @@ def over_rows(family: Family, depth: int) -> Family:
     return jax.tree.map(
         lambda leaf: leaf.reshape((1,) * (depth - leaf.ndim) + leaf.shape + (1,)) if jnp.ndim(leaf) else leaf, family
     )
+
+
+def _of_batch_axes(index: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The index with a part for every batch axis that it has to do with."""
+
+    def axes(part: Any) -> int:
+        """How many axes it picks from."""
+        if part is None or part is Ellipsis:
+            return 0
+        return np.ndim(part) if getattr(part, "dtype", None) == np.dtype(bool) else 1
+
+    parts = index if isinstance(index, tuple) else (index,)
+    rest = len(shape) - sum(map(axes, parts))
+    if rest < 0:
+        raise IndexError(f"fit[...]: the index has {len(shape) - rest} axes, the batch {len(shape)}: {shape}")
+    whole: list[Any] = []
+    axis = 0
+    for part in parts:
+        if isinstance(part, (int, np.integer)) and not -shape[axis] <= part < shape[axis]:
+            raise IndexError(f"fit[...]: index {part} is out of range for batch axis {axis} of length {shape[axis]}")
+        whole += [slice(None)] * rest if part is Ellipsis else [part]
+        axis += rest if part is Ellipsis else axes(part)
+    return tuple(whole)
 
 
 def _pick(leaf: Array, index: Any, shape: tuple[int, ...]) -> Array:

@@ -44,9 +44,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxirls.arguments import numeric
 from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie
 from jaxirls.folds import folded, total
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
+from jaxirls.rows import nonnegative
 from jaxirls.trees import varying
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones", "row_ends"]
@@ -90,8 +92,8 @@ def detect_separation(
       var_weights: likewise.
 
     Returns:
-      ``Recession`` with ``separated (...)``, ``decided (...)`` and ``direction (..., p)``. A dataset that is not
-      finite, or not in the family's support, is undecided.
+      ``Recession`` with ``separated (...)``, ``decided (...)`` and ``direction (..., p)``. A dataset that ``ji.fit``
+      calls INVALID_DATA (not finite, not in the family's support, of a negative weight) is undecided.
 
     Raises:
       ValueError: for shapes or types that cannot be right.
@@ -110,10 +112,10 @@ def detect_separation(
     if not isinstance(family, Family):
         raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}")
     given = {"X": X, "y": y, "freq_weights": freq_weights, "var_weights": var_weights}
-    arrays = {name: jnp.asarray(value) for name, value in given.items() if value is not None}
+    arrays = {name: numeric(name, value) for name, value in given.items() if value is not None}
     floating = [a.dtype for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
     dtype = max(floating, key=lambda kind: kind.itemsize) if floating else jnp.result_type(float)
-    arrays = {name: a.astype(dtype) for name, a in arrays.items()}
+    arrays = {name: jnp.asarray(a.astype(dtype)) for name, a in arrays.items()}
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"the data are {dtype}: separation is decided in float32 or float64; convert X and y")
     design = arrays.pop("X")
@@ -137,9 +139,12 @@ def detect_separation(
 
     response = arrays.pop("y")
     present = jnp.ones(shape, bool)
+    valid = jnp.ones(shape, bool)
     for weights in arrays.values():
         present &= weights != 0
-    valid = jnp.all(family.valid_response(response) | ~present, axis=-1)
+        valid &= nonnegative(weights)
+    rows = family.valid_response(response) & jnp.isfinite(design).all(-1)
+    valid = jnp.all(valid & (rows | ~present), axis=-1)
     cone = row_cones(family, response)
     if cone is None:
         return Recession(jnp.zeros_like(valid), valid, jnp.zeros((*valid.shape, p), dtype))

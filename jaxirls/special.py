@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.scipy.special import betainc, gammainc, gammaincc, ndtri
 from jax.typing import ArrayLike
 
+from jaxirls.arguments import is_number
 from jaxirls.trees import varying
 
 __all__ = [
@@ -404,6 +405,6 @@ def _like(statistic: Array, df: ArrayLike) -> Array:
 
 def normal_reach(alpha: float, dtype: jnp.dtype) -> Array:
     """The standard normal quantile of a two-sided interval of level 1-alpha."""
-    if not (isinstance(alpha, float | int) and 0 < alpha < 1):
+    if not (is_number(alpha) and 0 < alpha < 1):
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha!r}")
     return -ndtri(jnp.asarray(alpha / 2, dtype))

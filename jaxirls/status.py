@@ -32,7 +32,8 @@ class Status(IntEnum):
 
 _EXPLANATIONS = {
     Status.CONVERGED: (
-        "The maximum likelihood estimate exists and was reached: Newton decrement and score are both within tolerance."
+        "The maximum likelihood estimate (where fit.penalized, the penalized one) exists and was reached: Newton "
+        "decrement and score are both within tolerance."
     ),
     Status.MAX_ITERATIONS: (
         "The iterations ran out before a proof of convergence or of separation was found. Raise IRLS(max_iter=...), "
@@ -59,6 +60,7 @@ _EXPLANATIONS = {
     ),
     Status.INVALID_DATA: (
         "A row of positive weight holds a value that is not finite, a response outside the family's support, or a "
-        "negative weight. The dataset was not fitted; its numbers are NaN."
+        "negative weight; or the dataset's scale, start, penalty or a parameter of its family is no number that can be "
+        "one. The dataset was not fitted; its numbers are NaN."
     ),
 }

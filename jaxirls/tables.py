@@ -62,10 +62,15 @@ def summary_of_one(fit: Fit, names: list[str], yname: str, alpha: float, null: N
     lines = ["Generalized Linear Model Regression Results".center(WIDTH), "=" * WIDTH]
     lines += [f"{a + ':':<18}{b:>19}   {c + ':':<20}{d:>18}" for (a, b), (c, d) in pairs]
     low, high = f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"
-    lines += ["=" * WIDTH, f"{'':<12}{'coef':>11}{'std err':>11}{'z':>11}{'P>|z|':>9}{low:>12}{high:>12}", "-" * WIDTH]
+    room = max(12, *(len(name) + 1 for name in names))
+    lines += [
+        "=" * WIDTH,
+        f"{'':<{room}}{'coef':>11}{'std err':>11}{'z':>11}{'P>|z|':>9}{low:>12}{high:>12}",
+        "-" * WIDTH,
+    ]
     for name, b, se, z, p, low_end, high_end in zip(names, *_inference(fit, alpha).values(), strict=True):
         lines.append(
-            f"{name[:12]:<12}{_number(b, 4):>11}{_number(se):>11}{z:>11.3f}{p:>9.3f}"
+            f"{name:<{room}}{_number(b, 4):>11}{_number(se):>11}{z:>11.3f}{p:>9.3f}"
             f"{_number(low_end):>12}{_number(high_end):>12}"
         )
     lines.append("=" * WIDTH)
@@ -82,15 +87,15 @@ def summary_of_batch(fit: Fit, names: list[str]) -> str:
     good = codes == Status.CONVERGED
     lines = [f"{codes.size} fits, {type(fit.family).__name__}, {type(fit.family.link).__name__}", "=" * WIDTH]
     lines += [f"{s.name:<18}{np.sum(codes == s):>12}{np.mean(codes == s):>12.4%}" for s in Status if np.any(codes == s)]
-    lines += ["-" * WIDTH, f"{'converged fits':<18}" + "".join(f"{name:>12}" for name in QUANTILES)]
-    params = np.asarray(fit.params).reshape(-1, len(names))
-    measured: dict[str, Any] = {name[:17]: params[:, j] for j, name in enumerate(names)}
     also = ["deviance", "scale", "condition_number", "min_weight", "n_iter"]
-    measured |= {name: getattr(fit, name) for name in also if name != "condition_number" or fit.root is not None}
+    room = max(18, *(len(name) + 1 for name in names))
+    lines += ["-" * WIDTH, f"{'converged fits':<{room}}" + "".join(f"{name:>12}" for name in QUANTILES)]
+    measured: list[tuple[str, Any]] = list(zip(names, np.asarray(fit.params).reshape(-1, len(names)).T, strict=True))
+    measured += [(name, getattr(fit, name)) for name in also if name != "condition_number" or fit.root is not None]
     if good.any():
-        for name, values in measured.items():
+        for name, values in measured:
             quantiles = np.quantile(np.asarray(values).ravel()[good], list(QUANTILES.values()))
-            lines.append(f"{name:<18}" + "".join(f"{quantile:>12.4g}" for quantile in quantiles))
+            lines.append(f"{name:<{room}}" + "".join(f"{quantile:>12.4g}" for quantile in quantiles))
     lines.append("=" * WIDTH)
     lines += [_explained(s) for s in Status if s is not Status.CONVERGED and np.any(codes == s)]
     return "\n".join(lines)

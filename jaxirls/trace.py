@@ -76,7 +76,7 @@ def trace(
     freq_weights: ArrayLike | None = None,
     var_weights: ArrayLike | None = None,
     start: ArrayLike | None = None,
-    scale: ArrayLike | None = None,
+    scale: ArrayLike | str | None = None,
     config: IRLS = IRLS(),  # noqa: B008 (frozen)
 ) -> Trace:
     """Fit one dataset by the loop of ``ji.fit`` and record every step.
@@ -87,7 +87,8 @@ def trace(
     Args:
       X: design, ``(n, p)``.
       y: response, ``(n,)``.
-      family, offset, freq_weights, var_weights, start, scale, config: as in ``ji.fit``.
+      family, offset, freq_weights, var_weights, start, scale: as in ``ji.fit``.
+      config: ``ji.IRLS(...)``.
 
     Returns:
       A ``Trace``; ``print(trace)`` is its table.
@@ -105,6 +106,8 @@ def trace(
       >>> bool((history.deviance[1:] <= history.deviance[:-1] + 1e-5).all())
       True
     """
+    if not isinstance(config, IRLS):
+        raise ValueError(f"trace: config must be ji.IRLS(...), whose steps it shows, got {type(config).__name__}")
     data = check_arguments(X, y, family, offset, freq_weights, var_weights, None, start, scale)
     if data.X.ndim != 2 or data.y.ndim != 1:
         raise ValueError(

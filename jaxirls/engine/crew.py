@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import jax
@@ -82,7 +83,9 @@ def work_through(
 
     helpers = min(cores(), len(left)) - 1
     with ThreadPoolExecutor(max(helpers, 1)) as pool:  # which starts no thread before it has work
-        others = [pool.submit(work) for _ in range(helpers)]
+        others = []
+        with suppress(RuntimeError):  # at Python's end no thread can start: then this one does it all
+            others += [pool.submit(work) for _ in range(helpers)]
         work()
     for other in others:
         other.result()

@@ -271,7 +271,11 @@ class NegativeBinomial(Family):
         return poisson_counts(count_key, rate) / precision
 
     def valid_response(self, y: Array) -> Array:
-        return jnp.isfinite(y) & (y >= 0)
+        valid = jnp.isfinite(y) & (y >= 0)
+        if self.alpha is None:
+            return valid
+        alpha = cast(self.alpha, y)
+        return valid & (alpha >= 0) & (alpha < jnp.inf)
 
 
 # B(2/3, 2/3), the complete beta function.

@@ -308,4 +308,5 @@ class Tweedie(PowerVariance):
         return jnp.where(count > 0, total, 0.0)
 
     def valid_response(self, y: Array) -> Array:
-        return jnp.isfinite(y) & ((y > 0) | ((y == 0) & (cast(self.power, y) < 2)))
+        power = cast(self.power, y)
+        return jnp.isfinite(y) & (power >= 1) & jnp.isfinite(power) & ((y > 0) | ((y == 0) & (power < 2)))

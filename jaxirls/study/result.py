@@ -187,11 +187,14 @@ class StudyResult:
         for block in range(0, self.scenario.p, COLUMNS_A_BLOCK):
             picked = range(block, min(block + COLUMNS_A_BLOCK, self.scenario.p))
             heads = [f"{names[j]} = {truth[j]:g}" for j in picked]
-            lines += ["", f"{'measure':<32}" + "".join(f"{head:>22}" for head in heads), "-" * (32 + 22 * len(heads))]
+            rows = []
             for name in dict.fromkeys(m.name for m in self.measures):
                 label = f"coverage of {100 * self.scenario.level:g}% intervals" if name == "coverage" else name
-                cells = [_with_mcse(*self[name, names[j]][2:]) for j in picked]
-                lines.append(f"{label:<32}" + "".join(f"{cell:>22}" for cell in cells))
+                rows.append((label, [_with_mcse(*self[name, names[j]][2:]) for j in picked]))
+            room = max(22, *(len(cell) + 2 for cell in (*heads, *(cell for _, cells in rows for cell in cells))))
+            table = [("measure", heads), *rows]
+            lines += ["", *(f"{label:<32}" + "".join(f"{cell:>{room}}" for cell in cells) for label, cells in table)]
+            lines.insert(-len(rows), "-" * (32 + room * len(heads)))
         return lines
 
     def _time(self) -> str:
