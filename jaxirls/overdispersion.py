@@ -6,8 +6,8 @@ As ``MASS::glm.nb`` (Venables & Ripley 2002, section 7.4) the estimation alterna
     p' = ∂ℓ/∂t,      -p'' = -∂²ℓ/∂t² - cᵀ C⁻¹ c,      c = ∂s/∂t,
 
 with the score s and the observed information C of β. Where p falls already at α = 0, that is, where
-Σ w ((y-μ)² - y) <= 0 at the Poisson estimate (Dean & Lawless 1989), the data are not overdispersed: α is 0 and the
-status ``BOUNDARY``.
+Σ w ((y-μ)² - y) <= 0 at the Poisson estimate (Dean & Lawless 1989), and is lower still at glm.nb's starting value, the
+data are not overdispersed: α is 0 and the status ``BOUNDARY``. Few large counts can hide that all others vary more.
 
 The derivative of α̂ follows from p'(t) = 0, in which β̂ moves with α and the data by the rule of a fit; so the
 derivatives of everything a fit reports are those of the joint estimate. At α = 0 they are Poisson's.
@@ -51,6 +51,7 @@ class State(NamedTuple):
     upper: Array  # log α known to be too large
     turns: Array
     passes: Array
+    floor: Array  # the log-likelihood at α = 0, where α is a trial that must exceed it; else -∞
     code: Array  # RUNNING or a status
 
 
@@ -94,7 +95,7 @@ def _joint(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array,
     """The fits at α̂, α̂, how the search for it ended and the passes it took, those fits included."""
     lead = batch_shape(data)
     zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
-    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, count + RUNNING)
+    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, zero - jnp.inf, count + RUNNING)
 
     def turn(state: State) -> tuple[State, Outcome, Array]:
         """The search one turn on, the fits before it, and whether it goes on: the last turn leaves the fits at α̂."""
@@ -137,7 +138,10 @@ def _advance(config: Algorithm, state: State, outcome: Outcome, profile: Profile
     solution = outcome.solution
     running, fitted = state.code == RUNNING, solution.status == Status.CONVERGED
     dtype, first = state.alpha.dtype, state.alpha == 0
-    excess, start = _overdispersion(outcome, data, fitted)
+    excess, start, trial = _overdispersion(outcome, data, fitted)
+    doubtful = first & (excess <= 0) & ~outcome.penalized
+    better = solution.llf > state.floor + jnp.finfo(dtype).eps ** 0.5 * jnp.abs(state.floor)
+    failed = jnp.isfinite(state.floor) & ~(fitted & better)
     at = jnp.log(jnp.where(first, 1.0, state.alpha))
 
     concave = profile.information > 0
@@ -154,20 +158,25 @@ def _advance(config: Algorithm, state: State, outcome: Outcome, profile: Profile
     turns = state.turns + 1
     code = jnp.where(turns >= MAX_TURNS, Status.MAX_ITERATIONS, RUNNING)
     code = jnp.where(done, Status.CONVERGED, code)
-    code = jnp.where(first & (excess <= 0), Status.BOUNDARY, code)
+    code = jnp.where(first & (excess <= 0) & ~doubtful, Status.BOUNDARY, code)
     code = jnp.where(fitted, code, solution.status)
-    alpha = jnp.where(first, jnp.where(excess > 0, start, 0.0), jnp.exp(jnp.where(done, at + newton, following)))
-    after = State(alpha, lower, upper, turns, state.passes + solution.n_iter, code.astype(jnp.int32))
+    code = jnp.where(failed, Status.BOUNDARY, code)
+    begin = jnp.where(excess > 0, start, jnp.where(doubtful, trial, 0.0))
+    alpha = jnp.where(first, begin, jnp.exp(jnp.where(done, at + newton, following)))
+    alpha = jnp.where(failed, 0.0, alpha)
+    floor = jnp.where(doubtful & fitted, solution.llf, -jnp.inf)
+    after = State(alpha, lower, upper, turns, state.passes + solution.n_iter, floor, code.astype(jnp.int32))
     return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
 
 
-def _overdispersion(outcome: Outcome, data: Data, fitted: Array) -> tuple[Array, Array]:
-    """2 ∂ℓ/∂α at α = 0, and the α at which the variances match the squared residuals."""
+def _overdispersion(outcome: Outcome, data: Data, fitted: Array) -> tuple[Array, Array, Array]:
+    """2 ∂ℓ/∂α at α = 0; the α at which the variances match the squared residuals; and that of all relative ones."""
     rows, beta = _rows(outcome, jnp.zeros_like(fitted, data.y.dtype), data, fitted)
     mu, weight = rows.family.mean(linear(beta, rows)), rows.freq * rows.var
     excess = (weight * (jnp.square(rows.y - mu) - rows.y)).sum(-1)
     size = (weight * jnp.square(mu)).sum(-1)
-    return excess, excess / jnp.where(size > 0, size, 1.0)
+    relative = jnp.where(weight > 0, weight * jnp.square(rows.y / mu - 1), 0.0).sum(-1) / weight.sum(-1)
+    return excess, excess / jnp.where(size > 0, size, 1.0), jnp.where(jnp.isfinite(relative), relative, 0.0)
 
 
 @jax.jit

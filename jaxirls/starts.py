@@ -47,6 +47,9 @@ def start(problem: Problem) -> State:
         # The predictor of the average is inside the domain: steps are halved towards it.
         around = by_cholesky(problem.system, zero, (rows, average), _around_average)
         anchor = linalg.backward(around.factor, around.half)
+        if rows.offset is not None:
+            one = by_cholesky(problem.system, zero, rows, _around_one)
+            anchor = _into_domain(problem, anchor, linalg.backward(one.factor, one.half), average)
     return start_at(problem, anchor, first, fit.singular)
 
 
@@ -88,6 +91,8 @@ def start_independent(problem: Problem) -> tuple[Array, State]:
     first = least_squares(_target(rows, rows.y, average))
     guarded = rows.family.guards_domain
     anchor = least_squares(_target(rows, average, average)) if guarded else jnp.zeros_like(first)
+    if guarded and rows.offset is not None:
+        anchor = _into_domain(problem, anchor, least_squares(jnp.ones_like(rows.y)), average)
     return aliased, start_at(problem, anchor, first, possible)
 
 
@@ -130,6 +135,32 @@ def _around_average(eta: Array, data: tuple[Rows, Array]) -> Terms:
     rows, average = data
     target = _target(rows, average, average)
     return Terms(rows.weigh(jnp.ones_like(target)), rows.weigh(target))
+
+
+def _around_one(eta: Array, rows: Rows) -> Terms:
+    """Least squares to a constant: where X has an intercept, that alone."""
+    one = jnp.ones_like(rows.y)
+    return Terms(rows.weigh(one), rows.weigh(one))
+
+
+def _into_domain(problem: Problem, anchor: Array, constant: Array, average: Array) -> Array:
+    """The anchor moved along the coefficients of a constant predictor until every row is inside the domain.
+
+    What no coefficients take off the offsets may push rows beyond the edge that the average response is away from: they
+    keep half of its room.
+    """
+    family, lanes = problem.rows.family, problem.lanes
+    eta, center = problem.predict(anchor), family.starting_predictor(average, average)[0]
+    low, high = (
+        problem.design.fold(fold, jnp.where(problem.present, eta, absent), lanes)
+        for fold, absent in ((jnp.minimum, jnp.inf), (jnp.maximum, -jnp.inf))
+    )
+    move = jnp.zeros_like(center)
+    for edge in family.edges(center):
+        half_way = 0.5 * (edge + center)
+        needed = jnp.where(edge > center, jnp.minimum(half_way - high, 0.0), jnp.maximum(half_way - low, 0.0))
+        move = move + jnp.where(jnp.isfinite(needed), needed, 0.0)
+    return anchor + move * constant
 
 
 def _target(rows: Rows, y: Array, average: Array) -> Array:

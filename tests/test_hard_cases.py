@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import brentq, nnls
+from scipy.optimize import brentq, minimize, nnls
 
 import jaxirls as ji
 from jaxirls import Status, links
@@ -152,3 +152,25 @@ def test_no_proof_comes_of_numbers_that_overflow(dtype, config):
     fit = ji.fit(np.ones((n, 1), dtype), np.full(n, mean, dtype), ji.Poisson(), start=start, config=config)
     reached = np.abs(np.asarray(fit.params[:, 0]) - np.log(mean)) < 1e-4
     np.testing.assert_array_equal(fit.converged, reached)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_offsets_leave_a_start_inside_the_domain(dtype):
+    """They push single rows beyond the edge; the optimum is there all the same, as SciPy's SLSQP finds."""
+    rng = np.random.default_rng(0)
+    sets, n = 200, 12
+    X = np.stack([np.ones((sets, n)), rng.normal(size=(sets, n))], axis=-1)
+    offset = 0.3 * rng.normal(size=(sets, n))
+    y = (rng.random((sets, n)) < 0.5).astype(float)
+    family = ji.Binomial(link=links.Log())
+    fit = ji.fit(*(a.astype(dtype) for a in (X, y)), family, offset=offset.astype(dtype))
+    assert np.isin(fit.status, [Status.CONVERGED, Status.BOUNDARY]).all()
+    for i in np.flatnonzero(fit.status == Status.BOUNDARY)[:8]:
+
+        def loss(beta, i=i):
+            eta = np.minimum(X[i] @ beta + offset[i], -1e-12)
+            return -(y[i] * eta + (1 - y[i]) * np.log(-np.expm1(eta))).sum()
+
+        room = {"type": "ineq", "fun": lambda beta, i=i: -(X[i] @ beta + offset[i]) - 1e-10}
+        best = minimize(loss, [-1.0, 0.0], constraints=room, method="SLSQP", options={"ftol": 1e-12, "maxiter": 500})
+        assert loss(np.asarray(fit.params[i], float)) <= best.fun + 1e-4

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import load
+from scipy.optimize import minimize_scalar
+from scipy.stats import nbinom, poisson
 from test_references import digits
 
 import jaxirls as ji
@@ -48,9 +50,9 @@ def test_every_dataset_of_a_batch_ends_with_the_truth():
     assert np.isnan(alpha[[2, 3]]).all()
     assert np.isfinite(fit.alpha_se[jnp.array([0, 4])]).all()
     assert np.isnan(fit.alpha_se[1])
-    poisson = ji.fit(X, y[1], ji.Poisson())
+    without = ji.fit(X, y[1], ji.Poisson())
     for name in ("params", "bse", "llf", "deviance"):
-        np.testing.assert_allclose(getattr(fit[1], name), getattr(poisson, name), rtol=1e-12)
+        np.testing.assert_allclose(getattr(fit[1], name), getattr(without, name), rtol=1e-12)
     # At the estimate the likelihood is the highest among neighbours, each with its own coefficients.
     for i in (0, 4):
         for factor in (0.99, 1.01):
@@ -102,3 +104,21 @@ def test_what_cannot_be_combined_is_an_error():
         ji.fit(X, y, OPEN, scale="X2")
     with pytest.raises(ValueError, match="known dispersion"):
         ji.fit(X, y, OPEN, penalty=ji.Jeffreys())
+
+
+def test_few_large_counts_do_not_hide_overdispersion():
+    """Group means are the estimate whatever α, so that SciPy has the whole profile: it rises only from some α on."""
+    X = np.zeros((205, 2))
+    X[:5, 0] = X[5:, 1] = 1
+    y = np.concatenate([np.full(5, 1000.0), np.full(20, 10.0), np.zeros(180)])
+    mean = X @ [1000.0, 1.0]
+
+    def profile(alpha):
+        return nbinom.logpmf(y, 1 / alpha, 1 / (1 + alpha * mean)).sum()
+
+    best = minimize_scalar(lambda t: -profile(np.exp(t)), bracket=(2.0, 3.0))
+    assert profile(1e-3) < poisson.logpmf(y, mean).sum() < -best.fun
+    fit = ji.fit(X, y, ji.NegativeBinomial())
+    assert fit.status == ji.Status.CONVERGED
+    np.testing.assert_allclose(fit.family.alpha, np.exp(best.x), rtol=1e-6)
+    np.testing.assert_allclose(fit.llf, -best.fun, rtol=1e-10)
