@@ -160,7 +160,7 @@ def _into_domain(problem: Problem, anchor: Array, constant: Array, average: Arra
         half_way = 0.5 * (edge + center)
         needed = jnp.where(edge > center, jnp.minimum(half_way - high, 0.0), jnp.maximum(half_way - low, 0.0))
         move = move + jnp.where(jnp.isfinite(needed), needed, 0.0)
-    return anchor + move * constant
+    return anchor + move[None] * constant
 
 
 def _target(rows: Rows, y: Array, average: Array) -> Array:
