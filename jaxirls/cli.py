@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     try:
-        return _study(arguments)
+        code = _study(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads the table has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ScenarioError, OSError) as error:
         print(f"{parser.prog} study: error: {error}", file=sys.stderr)
         return 2

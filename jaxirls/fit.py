@@ -77,8 +77,9 @@ def fit(
     Raises:
       ValueError: for arguments whose shapes, types or options cannot be right; the message names the argument.
 
-    The dtype follows the inputs: the widest floating type among X, y, offset, weights, start and scale; integers and
-    booleans take JAX's default. Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.5.
+    The dtype follows the inputs: the widest floating type among X, y, offset, weights, start and scale; integers,
+    booleans and Python's numbers follow the others, or take JAX's default. Without ``jax_enable_x64`` that is float32,
+    to which JAX also rounds float64. Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.5.
 
     Example:
       >>> import jax.numpy as jnp

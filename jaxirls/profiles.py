@@ -34,12 +34,11 @@ from jaxirls.config import IRLS, Algorithm
 from jaxirls.data import HIGHEST, Rows, family_ranks, gram, linear
 from jaxirls.engine import is_concrete
 from jaxirls.estimate import Estimate, at_estimate
-from jaxirls.families import Binomial, Family, Gamma, Gaussian, InverseGaussian, Poisson
+from jaxirls.families import Family
 from jaxirls.fit import fit as fit_all
 from jaxirls.hypotheses import HypothesisTest
 from jaxirls.implicit import observed_information, score
-from jaxirls.links import Identity, InversePower, InverseSquared, Log, Logit
-from jaxirls.penalties import Jeffreys, MeanBiasReduction
+from jaxirls.penalties import Jeffreys
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, normal_reach
 from jaxirls.status import Status
@@ -48,13 +47,6 @@ __all__ = ["Profile", "profile_conf_int", "profile_test"]
 
 MAX_TURNS = 60
 RUNNING = -1
-CANONICAL = (
-    (Gaussian, Identity),
-    (Binomial, Logit),
-    (Poisson, Log),
-    (Gamma, InversePower),
-    (InverseGaussian, InverseSquared),
-)
 
 
 class Profile(NamedTuple):
@@ -177,8 +169,7 @@ def _refuse_without_likelihood(called: str, fit: Fit) -> None:
 
 def _likelihood_of(fit: Fit) -> bool:
     """Whether the penalty is a term of a likelihood: Jeffreys', or Firth's where that is the same."""
-    canonical = any(isinstance(fit.family, f) and isinstance(fit.family.link, g) for f, g in CANONICAL)
-    return isinstance(fit.penalty, Jeffreys) or (isinstance(fit.penalty, MeanBiasReduction) and canonical)
+    return fit.penalty is not None and fit.penalty.follows_information(fit.family)
 
 
 class _Data(NamedTuple):

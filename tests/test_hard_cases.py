@@ -173,4 +173,4 @@ def test_offsets_leave_a_start_inside_the_domain(dtype):
 
         room = {"type": "ineq", "fun": lambda beta, i=i: -(X[i] @ beta + offset[i]) - 1e-10}
         best = minimize(loss, [-1.0, 0.0], constraints=room, method="SLSQP", options={"ftol": 1e-12, "maxiter": 500})
-        assert loss(np.asarray(fit.params[i], float)) <= best.fun + 1e-4
+        assert loss(np.asarray(fit.params[i], float)) <= best.fun + (1e-4 if dtype == "float64" else 1e-3)

@@ -54,7 +54,6 @@ class Family:
       link: the link.
       has_dispersion: whether φ is a free parameter (estimated by the fit) or known to be one.
       mean_range: open interval of valid means.
-      support: what a response must be, in words for the user.
       discrete: whether the response lies on the lattice 0, 1, 2, ..., so that ``cdf`` is a staircase.
       has_atoms: whether some responses have positive probability, so that quantile residuals are drawn.
       row_parameters: the parameters that hold one value a row, like the response; all others hold one value a dataset.
@@ -63,7 +62,6 @@ class Family:
 
     has_dispersion: ClassVar[bool] = False
     mean_range: ClassVar[Interval] = (None, None)
-    support: ClassVar[str] = "any finite number"
     discrete: ClassVar[bool] = False
     row_parameters: ClassVar[tuple[str, ...]] = ()
     canonical_link: ClassVar[type[Link] | None] = None

@@ -38,7 +38,6 @@ class Binomial(Family):
     """
 
     mean_range = (0.0, 1.0)
-    support = "between 0 and the number of trials"
     discrete = True
     row_parameters = ("trials",)
     canonical_link = Logit
@@ -190,7 +189,6 @@ class NegativeBinomial(Family):
     """
 
     mean_range = (0.0, None)
-    support = "zero or positive"
     discrete = True
 
     alpha: Array | float | None = None

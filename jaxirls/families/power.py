@@ -132,7 +132,6 @@ class PowerVariance(Family):
 class Poisson(PowerVariance):
     """Counts, V = μ. Default link: log. Off unit dispersion (quasi) the log-likelihood is divided by it."""
 
-    support = "zero or positive"
     discrete = True
     canonical_link = Log
 
@@ -163,7 +162,6 @@ class Gamma(PowerVariance):
     """Positive response of constant coefficient of variation, V = μ². Default link: inverse."""
 
     has_dispersion = True
-    support = "positive"
     canonical_link = InversePower
 
     link: Link = field(default_factory=InversePower)
@@ -192,7 +190,6 @@ class InverseGaussian(PowerVariance):
     """Positive, skewed response: a first passage time; V = μ³. Default link: 1/μ²."""
 
     has_dispersion = True
-    support = "positive"
     canonical_link = InverseSquared
 
     link: Link = field(default_factory=InverseSquared)
@@ -244,7 +241,6 @@ class Tweedie(PowerVariance):
 
     has_dispersion = True
     has_atoms = True
-    support = "zero or positive for power < 2, positive from there up"
 
     power: Array | float
     link: Link = field(default_factory=Log)
