@@ -143,7 +143,7 @@ def detect_separation(
     for weights in arrays.values():
         present &= weights != 0
         valid &= nonnegative(weights)
-    rows = family.valid_response(response) & jnp.isfinite(design).all(-1)
+    rows = family.valid_response(response) & jnp.broadcast_to(jnp.isfinite(design).all(-1), shape)
     valid = jnp.all(valid & (rows | ~present), axis=-1)
     cone = row_cones(family, response)
     if cone is None:
