@@ -2,7 +2,8 @@ r"""The derivative of a fit, from the condition that defines it.
 
 At the estimate the penalized score vanishes, s(β, data) = 0. Hence dβ = C⁻¹ ∂s/∂data · d(data) with C = -∂s/∂β, the
 **observed** information plus the penalty's second derivative; the expected information is a different matrix off the
-canonical link. Everything else a fit reports is a function of β and the data, differentiated as such.
+canonical link. Everything else a fit reports is a function of β and the data, differentiated as such; but what tells of
+the fitting itself (``score_norm``, ``newton_decrement``, ``min_weight``) has derivative zero.
 
 The rule for datasets without an estimate: where the status is not ``CONVERGED`` every derivative is zero, and no value
 of that dataset, finite or not, enters those of another.
