@@ -34,10 +34,12 @@ NEEDS_DATA = {
     "llnull": "ji.null_model(fit, y).llnull",
     "pseudo_rsquared": "ji.null_model(fit, y).pseudo_rsquared(kind)",
     "get_influence": "ji.influence(fit, X, y)",
+    "get_hat_matrix_diag": "ji.influence(fit, X, y).hat_matrix_diag",
     "get_prediction": "ji.get_prediction(fit, X)",
     "get_margeff": "ji.margeff(fit, X, ...)",
     "t_test": "ji.t_test(fit, ...)",
     "wald_test": "ji.wald_test(fit, ...)",
+    "f_test": "ji.wald_test(fit, ..., use_f=True)",
     "score_test": "ji.score_test(fit, ...)",
     "fit_history": "ji.trace(X, y, family)",
 }

@@ -50,16 +50,16 @@ def counts_and_events():
     return X, (rng.random(200) < 0.6).astype(float), rng.poisson(2.0, 200).astype(float)
 
 
-@pytest.mark.parametrize("start", [[-1000.0, 0.0], [1e4, 1e4], [50.0, 0.0], [-300.0, 5.0]])
 @pytest.mark.parametrize("family", [ji.Binomial(), ji.Binomial(link=links.Probit()), ji.Poisson()], ids=str)
-def test_a_start_from_which_nothing_can_be_fitted_is_left(family, start):
+def test_a_start_from_which_nothing_can_be_fitted_is_left(family):
     """Its weights vanish, or its first step is beyond all bounds: X is of full rank all the same."""
+    starts = np.array([[-1000.0, 0.0], [1e4, 1e4], [50.0, 0.0], [-300.0, 5.0]])
     X, events, counts = counts_and_events()
     y = counts if isinstance(family, ji.Poisson) else events
-    fit = ji.fit(X, y, family, start=np.array(start))
-    assert Status(int(fit.status)).name == "CONVERGED"
-    np.testing.assert_allclose(fit.params, ji.fit(X, y, family).params, rtol=1e-8)
-    inside = jax.jit(lambda X, y: ji.fit(X, y, family, start=jnp.array(start)).status)
-    assert inside(X, y) == Status.CONVERGED
-    by_qr = ji.fit(X, y, family, start=np.array(start), config=ji.IRLS(solver="qr"))
-    assert by_qr.status in (Status.CONVERGED, Status.STALLED)
+    fit = ji.fit(X, y, family, start=starts)
+    assert fit.status.tolist() == [Status.CONVERGED] * 4
+    np.testing.assert_allclose(fit.params, np.tile(ji.fit(X, y, family).params, (4, 1)), rtol=1e-8)
+    inside = jax.jit(lambda X, y: ji.fit(X, y, family, start=jnp.array(starts)).status)
+    assert inside(X, y).tolist() == [Status.CONVERGED] * 4
+    by_qr = ji.fit(X, y, family, start=starts, config=ji.IRLS(solver="qr"))
+    assert set(by_qr.status.tolist()) <= {Status.CONVERGED, Status.STALLED}
