@@ -69,25 +69,25 @@ class Solution(NamedTuple):
 
 def last_pass(problem: Problem, beta: Array, method: Method) -> Equations:
     """The equations at the final β, with the sums that the results are made of."""
-    return method(problem.system, beta, problem.rows, partial(_final, by_scores=_is_proven_by_scores(problem)))
+    return method(problem.system, beta, problem.rows, partial(_final, has_cones=_has_cones(problem)))
 
 
 def statistics(problem: Problem, state: State, config: Algorithm, equations: Equations) -> tuple[Solution, Array]:
     """The results and the proof, from the ``last_pass`` at the state's β.
 
     Returns the solution and whether its status is certain. For that a converged lane of a family that can be separated
-    also needs the certificate that the estimate exists. It is Newton's for a log-likelihood with |ℓ'''| <= ℓ'' per unit
-    of x'd (logit, Poisson log): the maximum exists if the decrement is below ½ / maxᵢ|xᵢ|_{G⁻¹} (Bach 2010, Electron.
-    J. Statist. 4), and |xᵢ|²_{G⁻¹} <= 1/wᵢ.
+    also needs a proof that the estimate exists. A direction of recession d moves no row against its score sᵢ, which
+    points to the end that the response has reached, so that with the Pearson residuals rᵢ = sᵢ/√wᵢ of those rows
 
-    For others it is made of the scores sᵢ of the rows that a direction of recession d may move, of which none is
-    against sᵢ: minᵢ|sᵢ| ‖Xd‖ <= Σ|sᵢ||xᵢ'd| = s'Xd <= ‖G^{-½}X's‖ ‖√W Xd‖, so that there is none if the decrement times
-    maxᵢ √wᵢ is below minᵢ|sᵢ|.
+        minᵢ|rᵢ| ‖√W Xd‖ <= Σ|sᵢ||xᵢ'd| = s'Xd <= ‖G^{-½}X's‖ ‖√W Xd‖:
+
+    there is none if the norm of the whitened score, the decrement at unit dispersion, is below minᵢ|rᵢ|.
     """
     rows, beta = problem.rows, state.beta
     factor, singular = equations.factor, equations.singular
     nobs, chi2 = problem.nobs, equations.sums[1]
-    (least, *are_plain), pulls = _minima(problem, equations)
+    has_cones = _has_cones(problem)
+    least, *are_plain = equations.minima[:-1] if has_cones else equations.minima
     plain = are_plain[0] == 1 if are_plain else None
     smallest = jnp.where(jnp.isfinite(least), least, 0.0)
     deviance = equations.sums[0] if plain is None else _deviance_if_plain(problem, beta, equations, plain)
@@ -134,15 +134,12 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
         status=status,
         pending=None if plain is None else ~plain,
     )
-    if _cones(problem) is None and not problem.has_edge:
+    if not (has_cones or problem.has_edge):
         return solution, jnp.ones_like(invalid)
     certain = status == Status.CONVERGED
-    if _cones(problem) is not None:
-        if pulls is None:
-            exists = jnp.square(size) <= smallest / 4
-        else:
-            weakest, most = pulls
-            exists = jnp.square(size) * -most < jnp.square(jnp.maximum(weakest, 0.0))
+    if has_cones:
+        noise = 4 * jnp.finfo(beta.dtype).eps * length
+        exists = jnp.square(size + noise) < equations.minima[-1]
         certain = certain & (exists | ~problem.free.any(0))
     if problem.has_edge:
         # Where the weights have no bound, a small decrement is no proof.
@@ -150,20 +147,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
     return solution, certain | invalid
 
 
-def _is_proven_by_scores(problem: Problem) -> bool:
-    """Whether it takes the scores of the rows to prove that an estimate exists."""
-    family = problem.rows.family
-    by_decrement = family.is_canonical and not family.guards_domain  # logit, and Poisson log
-    return not by_decrement and jax.eval_shape(_cones, problem) is not None
-
-
-def _minima(problem: Problem, equations: Equations) -> tuple[tuple[Array, ...], tuple[Array, Array] | None]:
-    """Of the weights, and of whether rows are plain, if that is asked; and of scores and of minus weights, likewise."""
-    found = equations.minima
-    return (found[:-2], (found[-2], found[-1])) if _is_proven_by_scores(problem) else (found, None)
-
-
-def _final(eta: Array, rows: Rows, by_scores: bool) -> Terms:
+def _final(eta: Array, rows: Rows, has_cones: bool) -> Terms:
     """The kernel of the last pass."""
     family, y = rows.family, rows.y
     at = rows.shift(eta)
@@ -179,11 +163,10 @@ def _final(eta: Array, rows: Rows, by_scores: bool) -> Terms:
         deviance, excess = loss_terms(rows, work)
         plain = at_saturation if present is None else at_saturation | ~(present > 0)
         minima.append(plain.astype(weight.dtype))
-    if by_scores:
+    if has_cones:
         down, up = cast(tuple[Array, Array], row_ends(family, y))
         moves = down | up if present is None else (down | up) & (present > 0)
-        pull = rows.weigh(jnp.where(up, work.score, -work.score))
-        minima += [jnp.where(moves, pull, jnp.inf), jnp.where(moves, -weight, 0.0)]
+        minima.append(jnp.where(moves, chi2, jnp.inf))
     return Terms(weight, rows.weigh(work.score), (deviance, chi2), tuple(minima), excess)
 
 
@@ -248,6 +231,10 @@ def unknown(problem: Problem) -> Existence:
 def _cones(problem: Problem) -> Array | None:
     """The cones of the rows, or None where a finite estimate always exists: for some links, and under a bent score."""
     return None if problem.bending is not None else row_cones(problem.rows.family, problem.rows.y)
+
+
+def _has_cones(problem: Problem) -> bool:
+    return jax.eval_shape(_cones, problem) is not None
 
 
 def marked(state: State, found: Existence) -> State:
