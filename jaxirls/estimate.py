@@ -126,7 +126,7 @@ def at_estimate(
     valid = rows.family.valid_response(y) & jnp.isfinite(X).all(-1)
     if offset is not None:
         valid = valid & jnp.isfinite(_deepened(offset, depth, 1))
-    return Estimate(fit, rows, used, valid, linear(fit.left_out.params, rows))
+    return Estimate(fit, rows, used, valid, linear(fit.used_params, rows))
 
 
 def align(fit: Fit, depth: int) -> Fit:

@@ -262,7 +262,7 @@ def _restrictions(fit: Fit, R: ArrayLike, q: ArrayLike | None) -> tuple[Array, A
     if R.shape[-1] != p:
         raise ValueError(f"R has shape {R.shape}: expected (..., k, {p}), one column a coefficient")
     unknown = jnp.einsum("...kp,...p->...k", (R != 0).astype(dtype), fit.aliased.astype(dtype)) > 0
-    effect = jnp.where(unknown, jnp.nan, jnp.einsum("...kp,...p->...k", R, fit.left_out.params, precision=HIGHEST))
+    effect = jnp.where(unknown, jnp.nan, jnp.einsum("...kp,...p->...k", R, fit.used_params, precision=HIGHEST))
     difference = effect
     if q is not None:
         q = jnp.asarray(q, dtype)

@@ -120,7 +120,7 @@ def _log_likelihood(at: Estimate, eta: Array, y: Array) -> Array:
 
 def _derivatives(at: Estimate, y: Array) -> tuple[Array, Array]:
     """Gradient and minus Hessian in the coefficients of every dataset, with responses ``y``."""
-    params = at.fit.left_out.params
+    params = at.fit.used_params
     params = jnp.broadcast_to(params, (*at.eta.shape[:-1], params.shape[-1]))
 
     # Datasets share no term: the gradient of the sum over all holds the gradient of each.

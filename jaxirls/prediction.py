@@ -67,7 +67,7 @@ def get_prediction(
     """
     at = _at(fit, X, offset, cov)
     eta, link = at.eta, at.family.link
-    if cov is None:
+    if at.cov is None:
         # The half keeps the digits that x' cov x cancels.
         half = at.fit.half_inverse(aliased=0.0)
         size = jnp.square(jnp.einsum("...kp,...mp->...mk", half, at.X, precision=HIGHEST)).sum(-1)
@@ -154,7 +154,7 @@ def margeff(
     if at not in ("overall", "mean"):
         raise ValueError(f'margeff(at={at!r}): at must be "overall" or "mean"')
     rows = _at(fit, X, offset, cov, freq_weights)
-    X_, eta, share, beta = rows.X, rows.eta, rows.share, rows.fit.left_out.params
+    X_, eta, share, beta = rows.X, rows.eta, rows.share, rows.fit.used_params
     used = (share > 0)[..., None]
     low, high = jnp.where(used, X_, jnp.inf).min(-2), jnp.where(used, X_, -jnp.inf).max(-2)
     steps = ((X_ == 0) | (X_ == 1) | ~used).all(-2) & dummy
@@ -195,7 +195,8 @@ def margeff(
     none = ~(high > low) | rows.fit.aliased
     effect = jnp.where(none, jnp.nan, effect)
     jacobian = jnp.where(none[..., None], jnp.nan, jacobian)
-    covariance = jnp.einsum("...jp,...pq,...kq->...jk", jacobian, rows.cov, jacobian, precision=HIGHEST)
+    known = zeroed(rows.fit.cov_params(), rows.fit.aliased) if rows.cov is None else rows.cov
+    covariance = jnp.einsum("...jp,...pq,...kq->...jk", jacobian, known, jacobian, precision=HIGHEST)
     return MarginalEffects(effect, covariance)
 
 
@@ -206,7 +207,7 @@ class _Rows(NamedTuple):
     family: Family  # its parameters broadcast over rows
     X: Array
     eta: Array
-    cov: Array
+    cov: Array | None  # as given, zero for aliased coefficients
     share: Array  # of each row in an average
 
 
@@ -234,8 +235,8 @@ def _at(
     }
     weight = aligned.get("freq_weights", jnp.ones_like(aligned["X"][..., 0]))
     X = jnp.where((weight > 0)[..., None], aligned["X"], 0.0)
-    eta = jnp.einsum("...mp,...p->...m", X, fit.left_out.params, precision=HIGHEST)
+    eta = jnp.einsum("...mp,...p->...m", X, fit.used_params, precision=HIGHEST)
     if "offset" in aligned:
         eta = eta + jnp.where(weight > 0, aligned["offset"], 0.0)
-    cov = zeroed(aligned["cov"] if "cov" in aligned else fit.cov_params(), fit.aliased)
+    cov = zeroed(aligned["cov"], fit.aliased) if "cov" in aligned else None
     return _Rows(fit, over_rows(fit.family, depth), X, eta, cov, weight / weight.sum(-1, keepdims=True))

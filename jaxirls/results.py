@@ -149,9 +149,9 @@ class Fit:
         return (~self.aliased).sum(-1, dtype=self.params.dtype)
 
     @property
-    def left_out(self) -> Fit:
-        """The fit with zero for aliased coefficients, whose columns so take no part in a linear predictor."""
-        return Fit(**vars(self) | {"params": jnp.where(self.aliased, 0.0, self.params)})
+    def used_params(self) -> Array:
+        """``params``, zero where aliased: such columns take no part in a linear predictor, ``(..., p)``."""
+        return jnp.where(self.aliased, 0.0, self.params)
 
     @property
     def df_model(self) -> Array:
@@ -263,7 +263,7 @@ class Fit:
             raise ValueError(
                 f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}): a column a coefficient"
             )
-        eta = jnp.einsum("...mp,...p->...m", X, self.left_out.params, precision=jax.lax.Precision.HIGHEST)
+        eta = jnp.einsum("...mp,...p->...m", X, self.used_params, precision=jax.lax.Precision.HIGHEST)
         if offset is not None:
             offset = jnp.asarray(offset, eta.dtype)
             if offset.shape[-1:] not in ((), X.shape[-2:-1]):
