@@ -1,6 +1,6 @@
 """jaxirls: generalized linear models by iteratively reweighted least squares in JAX, one dataset or a million."""
 
-from jaxirls import links
+from jaxirls import frames, links
 from jaxirls.config import IRLS, LBFGS
 from jaxirls.covariance import covariance
 from jaxirls.diagnostics import Influence, influence, residuals
@@ -57,6 +57,7 @@ __all__ = [
     "covariance",
     "detect_separation",
     "fit",
+    "frames",
     "get_prediction",
     "influence",
     "links",

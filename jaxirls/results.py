@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.stats import norm
+from jax.typing import ArrayLike
 
 from jaxirls.families import Family
 from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
@@ -244,7 +245,7 @@ class Fit:
         reach = normal_reach(alpha, self.params.dtype) * self.bse
         return jnp.stack([self.params - reach, self.params + reach], axis=-1)
 
-    def predict(self, X: Array, *, offset: Array | None = None, linear: bool = False) -> Array:
+    def predict(self, X: ArrayLike, *, offset: ArrayLike | None = None, linear: bool = False) -> Array:
         """Fitted mean at new rows ``X (..., m, p)``, or the linear predictor, ``(..., m)``.
 
         Aliased columns are left out, as in R: what it says of rows that break their dependence on the others is of no
