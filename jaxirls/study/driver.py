@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -38,12 +36,10 @@ __all__ = ["run"]
 
 T = TypeVar("T")
 
-# Chunks a core, where no size is asked for: even shares, and a bar that moves. Tiles a chunk are bounded both ways: few
-# make the tiles of unfinished replicates ragged, where they are small, and many make a long study look stuck.
-CHUNKS_PER_CORE = 8
-FEWEST_TILES, MOST_TILES = 4, 128
-# Threads that count what another device has done: more would keep Python from calling it.
+# Threads that count the replicates of another device: more would keep Python from calling it.
 COUNTERS = 4
+# Replicates that one thread counts at a time.
+COUNTED = 2**17
 
 
 def run(
@@ -90,38 +86,50 @@ def run(
 
     truth = np.asarray(scenario.coefficients)
 
-    def work(start: int) -> tuple[Outcome, list[Tally]]:
+    def fitted(start: int) -> Outcome:
         count = min(chunk, scenario.replicates - start)
-        with way.turn, jax.enable_x64(scenario.dtype == "float64"):
-            outcome = programs.run(roots, start, count)
-        return outcome, tallies(*outcome, truth, scenario.level, block)
+        with jax.enable_x64(scenario.dtype == "float64"):
+            return programs.run(roots, start, count)
 
-    parts: list[Tally] = []
+    def counted(outcome: Outcome, start: int) -> list[Tally]:
+        own = Outcome(*(leaf[start : start + COUNTED] for leaf in outcome))
+        return tallies(*own, truth, scenario.level, block)
+
+    counts: list[Future[list[Tally]]] = []
     kept: list[Outcome] = []
-    for outcome, counted in _in_order(work, starts, way.workers):
-        parts += counted
-        if keep:
-            kept.append(outcome)
-        if progress is not None:
-            progress(len(outcome.status))
+    with ThreadPoolExecutor(way.counters) as counters:
+        for outcome in _in_order(fitted, starts, way.abreast):
+            replicates = len(outcome.status)
+            counts += [counters.submit(counted, outcome, first) for first in range(0, replicates, COUNTED)]
+            if keep:
+                kept.append(outcome)
+            if progress is not None:
+                progress(replicates)
+        total = merged(tally for count in counts for tally in count.result())
     timing = Timing(compile_seconds=compiled - before, run_seconds=time.perf_counter() - compiled)
-    replicates = Replicates(*map(np.concatenate, zip(*kept, strict=True))) if keep else None
-    return StudyResult(scenario=scenario, total=merged(parts), timing=timing, replicates=replicates)
+    all_kept = Replicates(*map(np.concatenate, zip(*kept, strict=True))) if keep else None
+    return StudyResult(scenario=scenario, total=total, timing=timing, replicates=all_kept)
 
 
 class _Way(NamedTuple):
-    """How the chunks go over the default device: one a core of a CPU; else one at a time, while the cores count."""
+    """How the chunks go over the default device."""
 
-    workers: int  # threads that have one fitted and count it
-    abreast: int  # how many are fitted at a time
+    abreast: int  # chunks that are fitted at a time
+    counters: int  # threads that count them
+    chunks: int  # that a study makes, where no size is asked for and within the next two
     fewest: int  # tiles a chunk
-    turn: AbstractContextManager  # held while one is fitted
+    most: int
 
 
 def _way() -> _Way:
+    """On a CPU even shares, and a bar that moves; else few chunks, for open replicates take as long where they are few.
+
+    On a CPU a few tiles make those of open replicates ragged, where they are small. Elsewhere one chunk is fitted while
+    the results of another are on their way.
+    """
     if jax.default_backend() == "cpu":
-        return _Way(cores(), cores(), FEWEST_TILES, nullcontext())
-    return _Way(min(cores(), COUNTERS), 1, 1, Lock())
+        return _Way(cores(), cores(), 8 * cores(), 4, 128)
+    return _Way(2, min(cores(), COUNTERS), 2, 1, 32)
 
 
 class Outcome(NamedTuple):
@@ -235,5 +243,5 @@ def _chunk(scenario: Scenario, tile: int, way: _Way) -> int:
     """Replicates a chunk, in whole tiles: what the scenario asks for, rounded up, or an even share of the work."""
     if scenario.chunk is not None:
         return -(-scenario.chunk // tile) * tile
-    share = -(-scenario.replicates // (CHUNKS_PER_CORE * way.abreast * tile))
-    return max(way.fewest, min(MOST_TILES, share)) * tile
+    share = -(-scenario.replicates // (way.chunks * tile))
+    return max(way.fewest, min(way.most, share)) * tile
