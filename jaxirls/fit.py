@@ -153,9 +153,11 @@ def _fit_all(config: Algorithm, last: bool, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     data = varying(data)
     if last:
+        _refuse_empty((min(leaf.shape[-1] for leaf in jax.tree.leaves(data) if leaf.ndim),))
         return fit_with_fallback(as_batch_last(data), config)
     ranks = core_ranks(data)
     lead = batch_shape(data)
+    _refuse_empty(lead)  # here too, where ``vmap`` adds an axis to data that are checked
     size = math.prod(lead)
 
     def flat(leaf: Array, rank: int) -> Array:
@@ -340,9 +342,13 @@ def check_arguments(
     except ValueError:
         listed = ", ".join(f"{name} {shape}" for name, shape in leads.items())
         raise ValueError(f"the batch axes do not broadcast: {listed}") from None
-    if 0 in lead:
-        raise ValueError(f"the batch is empty: batch shape {lead}")
+    _refuse_empty(lead)
     return data
+
+
+def _refuse_empty(lead: tuple[int, ...]) -> None:
+    if 0 in lead:
+        raise ValueError(f"the batch is empty: batch shape {lead}; leave the call out")
 
 
 def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:

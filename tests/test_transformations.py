@@ -343,3 +343,10 @@ def test_rows_of_weight_zero_hold_anything_and_move_nothing(bad):
     for one in moved:
         assert np.isfinite(one).all()
         assert not np.asarray(one[30:]).any()
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_mapped_axis_of_length_zero_is_an_empty_batch(axis):
+    X = np.moveaxis(np.ones((0, 10, 2)), 0, axis)
+    with pytest.raises(ValueError, match="the batch is empty"):
+        jax.vmap(lambda X: ji.fit(X, np.ones(10), ji.Poisson()).params, in_axes=axis)(X)
