@@ -265,9 +265,7 @@ def check_arguments(
 
     ``unique`` asks that the data can determine an estimate without a penalty.
     """
-    if not isinstance(family, Family):
-        hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
-        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
+    check_family(family)
     for name, option in (("penalty", penalty), ("fallback", fallback)):
         if not (option is None or isinstance(option, Penalty)):
             raise ValueError(f"{name} must be None or a penalty such as ji.Ridge(1.0), got {option!r}")
@@ -344,6 +342,13 @@ def check_arguments(
         raise ValueError(f"the batch axes do not broadcast: {listed}") from None
     _refuse_empty(lead)
     return data
+
+
+def check_family(family: Family) -> None:
+    """Raise a ValueError for what is no family."""
+    if not isinstance(family, Family):
+        hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
+        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
 
 
 def _refuse_empty(lead: tuple[int, ...]) -> None:

@@ -113,8 +113,9 @@ def test_what_is_wrong_is_named():
     family = ji.Poisson()
     with pytest.raises(ValueError, match="data must be a pandas DataFrame"):
         ji.frames.fit("sold ~ price", {"sold": [1.0]}, family)
-    with pytest.raises(ValueError, match="response must be one column"):
-        ji.frames.fit("~ price", data, family)
+    for formula in ("~ price", "sold ~ price | half", "sold | half ~ price"):
+        with pytest.raises(ValueError, match=r"formula: expected a response and one right-hand side"):
+            ji.frames.fit(formula, data, family)
     with pytest.raises(ValueError, match="response must be one column"):
         ji.frames.fit("kind ~ price", data, family)
     with pytest.raises(ValueError, match="by: 'shop' is no column of data; there are store, half"):
@@ -130,10 +131,101 @@ def test_what_is_wrong_is_named():
     found = ji.frames.fit("sold ~ price + kind", data, family, by="store")
     with pytest.raises(ValueError, match="row 0 is of a group that was not fitted"):
         found.predict(data.assign(store="z"))
-    with pytest.raises(ValueError, match=r"category that was not in the frame of the fit.*wet"):
+    with pytest.raises(ValueError, match=r"a category that the formula, or the frame of the fit, lacks.*wet"):
         found.predict(data.assign(kind="wet"))
     with pytest.raises(TypeError, match="not one a group"):
         ji.frames.fit("sold ~ price", data, family)["a"]
+    with pytest.raises(KeyError, match="'z' is no group"):
+        found["z"]
+    with pytest.raises(ValueError, match=r"write ji.Poisson\(\)"):
+        ji.frames.fit("sold ~ price", data, ji.Poisson)
+    with pytest.raises(ValueError, match="data has no rows"):
+        ji.frames.fit("sold ~ price", data.iloc[:0], family)
+    with pytest.raises(ValueError, match="names a column twice"):
+        ji.frames.fit("sold ~ price", data, family, by=["store", "store"])
+    with pytest.raises(ValueError, match=r"rename that of data"):
+        ji.frames.fit("sold ~ price", data.assign(status=data.store), family, by="status").to_dataframe()
+    twice = pd.concat([data, data[["price"]] + 1], axis=1)
+    with pytest.raises(ValueError, match="'price' is no column of data; there are several of that name"):
+        ji.frames.fit("sold ~ price", twice, family)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("scale", {"scale": np.ones(4)}),
+        ("penalty", {"penalty": ji.Ridge(np.ones(4))}),
+        ("alpha", {"family": ji.NegativeBinomial(np.ones(4))}),
+    ],
+)
+def test_options_that_differ_between_groups_are_refused(name, options):
+    with pytest.raises(ValueError, match=f"{name} has a batch axis: with by= it must be the same for all groups"):
+        ji.frames.fit("sold ~ price", simulate(), **{"family": ji.Gaussian(), "by": "store"} | options)
+
+
+@pytest.mark.parametrize("column", [pd.Timestamp("2020"), 1j, "1"], ids=["date", "complex", "text"])
+def test_what_is_no_real_number_is_not_made_one(column):
+    data = simulate().assign(odd=column)
+    with pytest.raises(ValueError, match=r"freq_weights is of dtype .*: expected real numbers"):
+        ji.frames.fit("sold ~ price", data, ji.Poisson(), freq_weights="odd")
+    with pytest.raises(ValueError, match=r"formula: (odd is of dtype|the response must be|.* makes no numbers)"):
+        ji.frames.fit("odd ~ price", data, ji.Poisson())
+
+
+def test_a_factor_stays_a_factor():
+    """Formulaic copies a column of numbers into every column of a factor, and takes pandas' strings for numbers."""
+    data = simulate()
+    factor = data.assign(half=data.half.map({1: "01", 2: "2"}))
+    found = ji.frames.fit("sold ~ half + kind", factor, ji.Poisson())
+    assert found.names == ["Intercept", "half[T.2]", "kind[T.old]", "kind[T.used]"]
+    with pytest.raises(ValueError, match="'half' holds numbers, in the frame of the fit it held categories"):
+        found.predict(factor.assign(half=1))
+    nullable = ji.frames.fit("sold ~ half + kind", factor.convert_dtypes(), ji.Poisson())
+    assert nullable.names == found.names
+    np.testing.assert_array_equal(nullable.params, found.params)
+
+
+def test_weights_of_one_group_are_no_other_groups(monkeypatch):
+    data = simulate((5, 9, 8, 7)).sort_values("store", ignore_index=True)
+    data["sold"] += 1
+    data["sure"] = np.where(data.store == "b", -1.0, 1.0)
+    found = ji.frames.fit("sold ~ price", data, ji.Poisson(), by="store", var_weights="sure")
+    names = [ji.Status(int(code)).name for code in found.fit.status]
+    assert names == ["CONVERGED", "INVALID_DATA", "CONVERGED", "CONVERGED"]
+
+
+def test_missing_values_spoil_their_own_group_alone():
+    """Not the mean that others are centered by; nor is a category that a formula makes of nothing the first one."""
+    data = simulate()
+    gap = data.index[data.store == "b"][0]
+    data.loc[gap, "price"] = np.nan
+    found = ji.frames.fit("sold ~ center(price)", data, ji.Poisson(), by="store")
+    assert [bool(good) for good in found.fit.converged] == [True, False, True, True]
+    rest = ji.frames.fit("sold ~ center(price)", data.drop(gap), ji.Poisson(), by="store")
+    np.testing.assert_array_equal(found.params.loc[["a", "c", "d"]], rest.params.loc[["a", "c", "d"]])
+    assert found.predict(data).isna().sum() == (data.store == "b").sum()
+    assert rest.predict(data)[data.index != gap].notna().all()
+    assert np.isnan(rest.predict(data)[gap])
+    unnamed = ji.frames.fit("sold ~ C(kind.map({'new': 'A', 'old': 'B'}))", data, ji.Poisson())
+    assert unnamed.fit.status == ji.Status.INVALID_DATA
+
+
+def test_a_level_that_a_group_never_had_is_not_predicted_in_it():
+    data = simulate()
+    data = data[(data.store != "a") | (data.kind != "used")]
+    found = ji.frames.fit("sold ~ price + kind", data, ji.Poisson(), by="store")
+    new = pd.DataFrame({"store": list("aaab"), "price": 0.0, "kind": ["new", "old", "used", "used"]})
+    assert found.predict(new).isna().tolist() == [False, False, True, False]
+
+
+def test_trials_by_the_name_of_a_column():
+    data = simulate()
+    data["kept"] = np.minimum(data.sold, data.days)
+    named, given = (
+        ji.frames.fit("kept ~ price", data, ji.Binomial(trials=trials), by="store").params
+        for trials in ("days", data.days.to_numpy())
+    )
+    pd.testing.assert_frame_equal(named, given)
 
 
 @pytest.mark.parametrize("package", ["pandas", "formulaic"])
