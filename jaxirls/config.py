@@ -48,8 +48,10 @@ class IRLS(Algorithm):
         estimate is usually exact to rounding.
         Where the last place of the coefficients alone moves the estimate further (large terms that cancel), its square
         root is enough.
-      max_iter: the largest number of passes over the data, step-halvings included. Where the optimum may lie on the
-        edge of the family's domain, each stage of the search there makes up to as many.
+      max_iter: the largest number of turns of the loop, step-halvings included. A turn is one pass over the data; in
+        later turns under a link that is not canonical two, under ``Jeffreys()`` and ``MeanBiasReduction()`` about p+2.
+        Where the optimum may lie on the edge of the family's domain, each stage of the search there makes up to as
+        many.
       max_condition: the condition number of X'WX above which ``fit`` replaces an estimate by its ``fallback``; None
         sets no limit.
       solver: "cholesky" factorizes X'WX; "qr" orthogonalizes √W X, which is slower and loses half as many digits to ill

@@ -10,20 +10,20 @@ from jaxirls.config import IRLS
 from jaxirls.equations import by_cholesky
 from jaxirls.families import Family
 from jaxirls.irls import run
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.starts import start, start_at
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 
 __all__ = ["is_inside", "to_the_edge"]
 
-# Without a barrier an optimum inside is that near.
+# Passes without the barrier that an optimum inside takes from the last stage.
 LAST_PASSES = 8
 
 
 def to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> State:
     """Follow the barrier's minima to the optimum, for ``lanes``, and tell one on the edge from one inside.
 
-    A step without the barrier stays, of an optimum inside, where it is; of one on the edge it leaves the domain.
+    From an optimum inside, a step without the barrier stays where it is; from one on the edge it leaves the domain.
     """
     dtype = state.beta.dtype
 

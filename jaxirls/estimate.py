@@ -77,7 +77,7 @@ class Estimate(NamedTuple):
 
 
 def check_fit(name: str, fit: Fit) -> None:
-    """Refuse what is none."""
+    """Raise a ValueError for what is no ``Fit``."""
     if not isinstance(fit, Fit):
         raise ValueError(f"{name} must be the result of ji.fit, got {type(fit).__name__}")
 
@@ -171,5 +171,5 @@ def family_of(fit: Fit, family: Family | None) -> Family:
     rows = {name: getattr(family, name) for name in fit.family.row_parameters}
     missing = [name for name in names if rows[name] is None]
     if missing:
-        raise ValueError(f"family: {missing[0]} is missing, and the fit had it")
+        raise ValueError(f"family: the fit had {missing[0]}: give family=ji.{called}({missing[0]}=...)")
     return dataclasses.replace(fit.family, **rows)  # type: ignore[type-var]

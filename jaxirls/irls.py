@@ -1,6 +1,7 @@
 r"""The loop: Fisher scoring for T datasets at once, one ``lax.while_loop``, ignorant of how X is stored.
 
-Every turn makes one pass over the data at a candidate β + δ, for the loss, the score s and the information G there.
+Every turn looks at a candidate β + δ, for the loss, the score s and the information G there: in one pass over the data,
+or a few where steps are Newton's or the score is bent.
 A lane whose loss rose, or whose candidate left the family's domain, halves δ and tries again; any other lane accepts
 and solves G δ = s for its next step. Where the loss is convex in η, the first passes do without it: there a step is too
 long if the score at its end points back along it by more than half of what it pointed ahead at its start.
@@ -27,9 +28,9 @@ from jaxirls.dispersion import dispersion, is_estimated
 from jaxirls.equations import Equations, Method, by_cholesky
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
+from jaxirls.problem import ILL_CONDITIONED, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import select, varying
 
 Limit = int | Array | Callable[[State], Array | int]

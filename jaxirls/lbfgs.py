@@ -23,7 +23,7 @@ from jaxirls.data import HIGHEST
 from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import Method, by_cholesky
 from jaxirls.matrixfree import by_products
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, error_unit
+from jaxirls.problem import ILL_CONDITIONED, Problem, State, error_unit
 from jaxirls.proof import (
     Existence,
     Solution,
@@ -36,7 +36,7 @@ from jaxirls.proof import (
     unknown,
 )
 from jaxirls.rows import Rows
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
 
 __all__ = ["begin", "begun", "finish", "later_parts", "resume"]

@@ -88,5 +88,5 @@ def saturated(problem: Problem, scale: Array) -> Array:
 
 
 def log_likelihood(saturated: Array, deviance: Array, scale: Array) -> Array:
-    """Of T fits. Data fitted exactly have, at their dispersion of zero, no bound to it."""
+    """Of T fits. Where the data are fitted exactly the dispersion is zero, and the term that would be 0/0 left out."""
     return saturated - 0.5 * jnp.where(deviance == 0, 0.0, deviance / scale)

@@ -52,11 +52,6 @@ class Factor(NamedTuple):
         return (jnp.abs(x) * _reciprocal(self.scaling)).sum(0)
 
 
-def factorize(matrix: Array) -> Factor:
-    """Equilibrated Cholesky factorization of every lane; never fails, see ``Factor.pivot``."""
-    return factorize_with(matrix, jnp.zeros_like(matrix[0]))[0]
-
-
 def factorize_with(matrix: Array, rhs: Array) -> tuple[Factor, Array]:
     """The factor, and ``forward(factor, rhs)``, which takes little more than the factor alone."""
     p, diagonal = matrix.shape[0], _diagonal(matrix)

@@ -31,12 +31,11 @@ from jaxirls.engine import Outcome, is_concrete
 from jaxirls.families import NegativeBinomial
 from jaxirls.implicit import no_tangent, observed_information, score
 from jaxirls.links import slope
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
 
 __all__ = ["fit_with_alpha", "is_open"]
 
-RUNNING = -1
 MAX_TURNS = 60
 LARGEST_STEP = 3.0
 

@@ -18,7 +18,8 @@ from jaxirls.penalties import Penalty
 from jaxirls.rows import Origin, Rows
 from jaxirls.special import log1p_small
 
-RUNNING, ILL_CONDITIONED = -1, -2
+# Besides ``RUNNING``, a lane without a status: stopped, as the Gram matrix is of no use.
+ILL_CONDITIONED = -2
 
 
 class Problem(NamedTuple):
@@ -122,10 +123,10 @@ class State(NamedTuple):
 
     beta: Array  # (p, T), the accepted coefficients
     step: Array  # (p, T), the step to try next
-    limit: Array  # (T,), what the objective at the candidate may not exceed
+    limit: Array  # (T,), what the objective at the candidate, or half the slope along the step, may not exceed
     decrement: Array  # (T,), Newton decrement at beta, in standard errors
     halvings: Array  # (T,), of the step being tried
-    n_iter: Array  # (T,), passes made
+    n_iter: Array  # (T,), turns made
     code: Array  # (T,), RUNNING, ILL_CONDITIONED, or how the loop ended for this lane, before proof
 
 

@@ -41,12 +41,11 @@ from jaxirls.implicit import observed_information, score
 from jaxirls.penalties import Jeffreys
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, normal_reach
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 
 __all__ = ["Profile", "profile_conf_int", "profile_test"]
 
-MAX_TURNS = 60
-RUNNING = -1
+MAX_TURNS, MAX_HALVINGS = 60, 60
 
 
 class Profile(NamedTuple):
@@ -421,7 +420,7 @@ def _maximize_bent(rows: Rows, b: Array, start: Array, config: Algorithm) -> _Po
         # Newton's error is squared by the last step.
         done = curved & ((step * pull).sum(-1) <= scale * config.tolerance(dtype) ** 2)
         halvings = jnp.where(accept, 0, state.halvings + 1)
-        code = jnp.where(halvings > MAX_TURNS, Status.STALLED, RUNNING)
+        code = jnp.where(halvings > MAX_HALVINGS, Status.STALLED, RUNNING)
         code = jnp.where(accept & done, Status.CONVERGED, code)
         moved = _Climb(
             beta=jnp.where(accept[..., None], jnp.where(done[..., None], candidate + step, candidate), state.beta),

@@ -22,10 +22,10 @@ from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
 from jaxirls.likelihood import Asked, Estimate, Likelihood
 from jaxirls.linalg import norm
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State, bent, error_unit, is_rounding, loss_terms
+from jaxirls.problem import ILL_CONDITIONED, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
 from jaxirls.separation import ABSENT, normalized, recedes_along, recession, row_cones, row_ends
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
 
 # Where a lane on its way to infinity is looked for: there most are past the rows that are still on the wrong side.

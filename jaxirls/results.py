@@ -74,7 +74,7 @@ class Fit:
       scale: dispersion φ; 1 for Binomial, Poisson and NegativeBinomial, else Pearson's χ²/df_resid, unless ``scale=``
         said otherwise, ``(...)``.
       nobs: number of observations, the sum of the frequency weights, ``(...)``.
-      n_iter: passes over the data, step-halvings included, ``(...)``.
+      n_iter: turns of the loop, step-halvings included, ``(...)``; under ``ji.LBFGS`` passes over the data.
       status: a ``ji.Status`` code, ``(...)``.
       penalized: whether a penalty made the estimate, be it the ``penalty`` or the ``fallback`` of ``fit``, ``(...)``.
       unpenalized_status: the status before the fallback, the reason for it; elsewhere ``status``, ``(...)``.

@@ -24,11 +24,11 @@ from jaxirls.equations import Equations, by_cholesky, by_qr
 from jaxirls.irls import by_loss, run, run_early, run_late
 from jaxirls.kernel import in_one_kernel
 from jaxirls.newton import sharpened
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.proof import Existence, Solution, concluded, evident, existence, last_pass, marked, statistics
 from jaxirls.separation import row_cones
 from jaxirls.starts import start, start_independent
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import select, varying
 
 __all__ = [
@@ -67,7 +67,7 @@ def begun(problem: Problem, reached: tuple[State, Equations | None], config: IRL
     found = evident(problem, state)
     solution, certain = statistics(problem, marked(state, found), config, equations)
     solution = solution._replace(direction=found.direction)
-    # A lane that stopped where the proof then failed had too good a forecast of its last step: it goes on from there.
+    # The loop stops on a forecast of its last step. Where the proof shows that this was too good, the lane goes on.
     early = (state.code == Status.CONVERGED) & (solution.status == Status.STALLED)
     state = state._replace(
         step=jnp.where(early, 0.0, state.step),

@@ -18,7 +18,7 @@ def combined(freq_weights: Array | None, var_weights: Array | None) -> Array | N
 
 
 def nonnegative(value: Array) -> Array:
-    """And finite."""
+    """Whether a value is finite and not negative."""
     return jnp.isfinite(value) & (value >= 0)
 
 

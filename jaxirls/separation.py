@@ -53,6 +53,7 @@ from jaxirls.trees import varying
 
 __all__ = ["ABSENT", "DOWN", "FLAT", "UP", "Recession", "detect_separation", "recession", "row_cones", "row_ends"]
 
+PIVOTS = 20  # at most, times p+1: ten times what random data take
 UP, DOWN, FLAT, ABSENT = 1, -1, 0, 2  # x'd >= 0, x'd <= 0, x'd = 0, no constraint: a row of weight zero
 TILE = 256  # datasets that detect_separation decides together: a tile of small ones stays in cache
 
@@ -103,10 +104,9 @@ def detect_separation(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxirls as ji
-      >>> from jaxirls.separation import detect_separation
       >>> X = jnp.stack([jnp.ones(4), jnp.arange(4.0)], axis=-1)
       >>> y = jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
-      >>> print(detect_separation(X, y, ji.Binomial()).separated)
+      >>> print(ji.detect_separation(X, y, ji.Binomial()).separated)
       [ True False]
     """
     if not isinstance(family, Family):
@@ -133,7 +133,7 @@ def detect_separation(
         listed = ", ".join(f"{name} {given[:-1]}" for name, given in shapes.items())
         raise ValueError(f"the batch axes do not broadcast: {listed}, family {family}") from None
     if 0 in shape:
-        raise ValueError(f"the batch is empty: batch shape {shape[:-1]}")
+        raise ValueError(f"the batch is empty: batch shape {shape[:-1]}; leave the call out")
     arrays = {name: jnp.broadcast_to(a, shape) for name, a in arrays.items()}
     family = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), family)
 
@@ -185,19 +185,17 @@ def row_ends(family: Family, y: Array) -> tuple[Array, Array] | None:
     return y <= least, full if high is None else neither
 
 
-def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> Recession:
+def recession(X: Array, cone: Array) -> Recession:
     """Decide every lane: a direction of recession, or the proof that there is none.
 
     Args:
       X: designs ``(n, p, T)``, lanes last.
       cone: ``UP``, ``DOWN``, ``FLAT`` or ``ABSENT`` for every row, ``(n, T)``.
-      max_iter: the largest number of pivots; 20(p+1) by default, ten times what random data take.
 
     Returns:
       ``Recession`` with shapes ``(T,)``, ``(T,)`` and ``(p, T)``. No lane depends on another.
     """
     n, p, _ = X.shape
-    limit = 20 * (p + 1) if max_iter is None else max_iter
     present, flat = cone != ABSENT, cone == FLAT
     moving = present & ~flat
     X = jnp.where(present[:, None], X, 0.0)
@@ -207,7 +205,7 @@ def recession(X: Array, cone: Array, *, max_iter: int | Array | None = None) -> 
     problem = _problem(X, Q, M, sign, flat, moving)
 
     def running(state: _State) -> Array:
-        return jnp.any(state.verdict == RUNNING) & (state.n_iter < limit)
+        return jnp.any(state.verdict == PIVOTING) & (state.n_iter < PIVOTS * (p + 1))
 
     state = lax.while_loop(running, lambda state: _pivot(problem, state), varying(_start(problem, p), problem))
 
@@ -253,7 +251,7 @@ def recedes_along(X: Array, cone: Array, d: Array) -> Array:
     return (least > 0) & jnp.isfinite(least)
 
 
-RUNNING, CONE, OVERLAP, STALLED = 0, 1, 2, 3
+PIVOTING, CONE, OVERLAP, STUCK = 0, 1, 2, 3
 
 
 class _Problem(NamedTuple):
@@ -315,7 +313,7 @@ def _start(problem: _Problem, p: int) -> _State:
         free=jnp.zeros((p, lanes), bool),
         multiplier=jnp.zeros((p, lanes), c.dtype),
         residual=jnp.full((p, lanes), jnp.inf, c.dtype),
-        verdict=jnp.full((lanes,), RUNNING, jnp.int32),
+        verdict=jnp.full((lanes,), PIVOTING, jnp.int32),
         n_iter=jnp.zeros((), jnp.int32),
     )
 
@@ -354,9 +352,9 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     priced = jnp.where(
         norm + error < 1 - _rounding(state.basis),
         OVERLAP,
-        jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), RUNNING, STALLED)),
+        jnp.where(largest <= 0, CONE, jnp.where(falls & (largest > 0), PIVOTING, STUCK)),
     )
-    verdict = jnp.where(blocked, jnp.where(step > 0, RUNNING, STALLED), priced)
+    verdict = jnp.where(blocked, jnp.where(step > 0, PIVOTING, STUCK), priced)
 
     # The barrier keeps XLA from computing all of this again for every part of the state.
     target, shortened, dropped, blocked, verdict = lax.optimization_barrier(
@@ -365,7 +363,7 @@ def _pivot(problem: _Problem, state: _State) -> _State:
     entering = jnp.take_along_axis(problem.rows, worst[None, None], axis=0)[0]
     entering_free = jnp.take_along_axis(problem.flat, worst[None], axis=0)
     slot = jnp.argmax(state.row < 0, axis=0)
-    enters = (jnp.arange(p)[:, None] == slot[None]) & (~blocked & (verdict == RUNNING))[None]
+    enters = (jnp.arange(p)[:, None] == slot[None]) & (~blocked & (verdict == PIVOTING))[None]
     kept = jnp.where(dropped[None], 0.0, state.basis)
     after = _State(
         basis=jnp.where(enters[None], entering[:, None], kept),
@@ -377,7 +375,7 @@ def _pivot(problem: _Problem, state: _State) -> _State:
         n_iter=state.n_iter,
     )
 
-    active = state.verdict == RUNNING
+    active = state.verdict == PIVOTING
 
     def frozen(new: Array, old: Array) -> Array:
         return jnp.where(active.reshape((1,) * (new.ndim - 1) + active.shape), new, old)

@@ -11,9 +11,9 @@ from jax import Array, lax
 from jaxirls import linalg
 from jaxirls.designs import Terms
 from jaxirls.equations import Equations, by_cholesky, independent
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.rows import Origin, Rows
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
 
 __all__ = ["start", "start_at", "start_independent"]
@@ -56,8 +56,9 @@ def start(problem: Problem) -> State:
 def _around_origin(problem: Problem, values: Any, origin: Origin) -> tuple[Array, Equations]:
     """The lanes near the origin, and the regression: by the family's starting ``values`` in those that are not.
 
-    Near is where the step is not long. By η alone it never is where means are far below: there no row asks for a step
-    of more than one in log μ.
+    Near is where the step is not long. A bound on the step in η alone would take lanes for near whose means are far
+    below those of the origin: no row then asks for a step of more than one in log μ. So the part of χ² that the step
+    explains is bounded too.
     """
     rows, zero = problem.rows, jnp.zeros((problem.design.p, problem.lanes), problem.rows.y.dtype)
 

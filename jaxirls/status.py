@@ -7,6 +7,9 @@ from enum import IntEnum
 __all__ = ["Status"]
 
 
+RUNNING = -1  # in place of a code: there is none yet
+
+
 class Status(IntEnum):
     """How a fit ended. Where several hold, the first of this order is reported:
 
@@ -32,8 +35,8 @@ class Status(IntEnum):
 
 _EXPLANATIONS = {
     Status.CONVERGED: (
-        "The maximum likelihood estimate (where fit.penalized, the penalized one) exists and was reached: Newton "
-        "decrement and score are both within tolerance."
+        "The maximum likelihood estimate (where fit.penalized, the penalized one) exists and was reached: the "
+        "Newton decrement, its distance in standard errors, is within tolerance, or within rounding."
     ),
     Status.MAX_ITERATIONS: (
         "The iterations ran out before a proof of convergence or of separation was found. Raise IRLS(max_iter=...), "
@@ -55,7 +58,7 @@ _EXPLANATIONS = {
         "IRLS(solver='cholesky')). Drop the aliased columns, or use penalty=ji.Ridge(...)."
     ),
     Status.STALLED: (
-        "No step lowers the objective, yet the score is not zero: the working precision is exhausted. Use float64, "
+        "The search ended where the optimum is not proven: as a rule the working precision is exhausted. Use float64, "
         "rescale the columns, or give a start."
     ),
     Status.INVALID_DATA: (

@@ -19,9 +19,9 @@ from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
 from jaxirls.fit import as_batch, check_arguments
 from jaxirls.likelihood import pending_deviance, pending_likelihood
-from jaxirls.problem import ILL_CONDITIONED, RUNNING, Problem, State
+from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.proof import Solution, last_pass, statistics
-from jaxirls.status import Status
+from jaxirls.status import RUNNING, Status
 
 __all__ = ["Trace", "trace"]
 
@@ -87,7 +87,8 @@ def trace(
     Args:
       X: design, ``(n, p)``.
       y: response, ``(n,)``.
-      family, offset, freq_weights, var_weights, start, scale: as in ``ji.fit``.
+      family: as in ``ji.fit``, its parameters known: ``NegativeBinomial(alpha=...)``.
+      offset, freq_weights, var_weights, start, scale: as in ``ji.fit``; there is no penalty here.
       config: ``ji.IRLS(...)``.
 
     Returns:

@@ -52,7 +52,7 @@ class _Call(Primitive):
     multiple_results = True
 
     def to_lojax(self, *leaves: Array, **params: Any) -> list[Array]:
-        """What a JAX asks for that lowers in two steps."""
+        """Asked for by versions of JAX that lower a program in two steps."""
         return _run(*leaves, **params)
 
 

@@ -36,7 +36,6 @@ def test_factors_and_solutions_are_those_of_numpy(p):
     correlation = a / np.sqrt(np.einsum("tpp,tqq->tpq", a, a))
     pivot = np.square(np.linalg.cholesky(correlation).diagonal(axis1=1, axis2=2)).min(1)
     np.testing.assert_allclose(factor.pivot, pivot, rtol=1e-9)
-    np.testing.assert_array_equal(linalg.factorize(jnp.asarray(a.transpose(1, 2, 0))).lower, factor.lower)
 
 
 @pytest.mark.parametrize("p", COLUMNS[1:])

@@ -31,10 +31,10 @@ from jaxirls.folds import folded, straight_line
 from jaxirls.linalg import Factor, forward
 from jaxirls.trees import pytree, varying
 
-# Lanes that run side by side: of doubles eight of the processor's SIMD registers for every operation, as far as NumPy
-# knows these; or one ``VECTOR``, in bytes, where a row of X has more than ``NARROW_ROW``, because the running sums of
-# more lanes would leave the first-level cache. Where X has ``FEW`` elements, and stays in the second, that costs less
-# than narrow tiles do, up to a ``SHORT_ROW``.
+# ``WIDTH`` lanes run side by side: of doubles, eight SIMD registers, of which NumPy says how wide the processor's are.
+# Where a row of X has more than ``NARROW_ROW`` bytes, the running sums of so many would leave the first-level cache,
+# and it is one ``VECTOR`` of bytes; but an X of up to ``FEW`` elements stays in the second level, which costs less than
+# narrow tiles do, and keeps ``WIDTH`` up to a ``SHORT_ROW``.
 _FEATURES = getattr(sys.modules.get("numpy._core._multiarray_umath"), "__cpu_features__", {})
 WIDTH = 64 if _FEATURES.get("AVX512F") else 32
 VECTOR = 64

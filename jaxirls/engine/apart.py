@@ -1,9 +1,10 @@
 r"""Parts of a CPU program that compile side by side.
 
 XLA makes one function of a loop with all loops inside it, and LLVM compiles a function on one core: of a loop over
-tiles, that would be the whole program. A sort may not be in such a function. So each part is a loop of one turn, which
-becomes a function, behind a sort of two numbers, for which the loop around them becomes none. What is then left between
-the parts should be little: it is called one by one, and is slower there.
+tiles, that would be the whole program. But XLA makes no such function of a loop that contains a sort. So each part is
+wrapped in a loop of one turn, which becomes a function of its own, and its bounds are sorted first: that keeps the loop
+over tiles around all parts from being one. What is then left between the parts should be little: it is called operation
+by operation, and is slower there.
 """
 
 from __future__ import annotations

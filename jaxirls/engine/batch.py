@@ -55,12 +55,13 @@ STRIP = 8
 ALIGNMENT = 64
 # Tells XLA to make one function of a loop over rows, as it does by itself since JAX 0.12: then by row is fastest.
 FOLD_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
-# On a GPU: lanes of a tile, at most, the part of the memory that it may take where the layout changes, and what that is
-# where the device does not tell. From so many lanes on a batch is not filled up to a power of two, which is a copy.
+# On a GPU: the most lanes of a tile; one part in how many of the device's memory it may take where its layout changes;
+# that memory, in bytes, if the device does not report it. From so many lanes on a batch is not filled up to a power of
+# two, which is a copy.
 GPU_TILE, GPU_PART, GPU_MEMORY = 2**20, 8, 2**34
 GPU_WHOLE = 2**16
-# Lanes and bytes of a tile of the second round, whose small kernels take as long for few. Of more rows one lane would
-# take long.
+# The most lanes and bytes of a tile of the second round: below them its kernels take no less time. And the rows beyond
+# which one thread a dataset would take long.
 GPU_REST, GPU_REST_BYTES = 2**17, 2**26
 GPU_ROWS = 2**11
 # Bytes of a row of X up to which the sums of a lane have room in the registers of a thread, or nearly.

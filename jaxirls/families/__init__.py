@@ -1,8 +1,8 @@
 r"""Families: the elementwise mathematics of the exponential dispersion models, as functions of η.
 
 Everything is written in the linear predictor η, not in μ: a probability within 1e-300 of one, or a mean of e^700, has
-no accurate route through μ. The loop asks a family for one thing, ``working``: the score, the weight and the loss of a
-row, all three up to the dispersion φ,
+no accurate route through μ. The loop takes from ``working`` the score, the weight and the loss of a row, all three up
+to the dispersion φ,
 
     score  = φ ∂ℓ/∂η,      weight = -φ E[∂²ℓ/∂η²],      loss = -φ ℓ + (terms free of η),
 
@@ -10,27 +10,43 @@ for one unit of weight. No function clips; the tails are formulas of the link. A
 saturation (μ = y) less half the deviance, each of them without cancellation. Definitions and names are those of
 statsmodels (``statsmodels.genmod.families.family``).
 
-Your own family is one class, decorated with ``pytree``. The hyperbolic secant law, V = 1 + μ²:
+Your own family is one class, decorated with ``pytree``. ``ji.fit`` asks it for ``working``, ``unit_deviance`` and
+``log_saturated``, and where not every number will do for ``mean_range`` and ``valid_response``; residuals and studies,
+for ``variance``, ``anscombe_residual``, ``cdf`` and ``sample``. The geometric law, V = μ + μ²:
 
 >>> from dataclasses import field
 >>> import jax.numpy as jnp
+>>> import jaxirls as ji
+>>> from jax.scipy.special import xlogy
 >>> from jaxirls.families import Family, Working
->>> from jaxirls.links import Identity, Link, pytree
+>>> from jaxirls.links import Link, Log, pytree
 >>> @pytree
-... class HyperbolicSecant(Family):
-...     has_dispersion = True
-...     link: Link = field(default_factory=Identity)
+... class Geometric(Family):
+...     mean_range = (0.0, None)
+...     link: Link = field(default_factory=Log)
 ...
 ...     def working(self, eta, y):
 ...         mu, slope = self.link.inverse(eta), self.link.inverse_deriv(eta)
 ...         variance = self.variance(mu)
-...         loss = 0.5 * jnp.log(variance) - y * jnp.arctan(mu)
+...         loss = (1 + y) * jnp.log1p(mu) - xlogy(y, mu)
 ...         return Working((y - mu) * slope / variance, slope**2 / variance, loss)
 ...
 ...     def variance(self, mu):
-...         return 1 + mu**2
->>> print(HyperbolicSecant().working(jnp.asarray(1.0), jnp.asarray(3.0)).score)
-1.0
+...         return mu + mu**2
+...
+...     def unit_deviance(self, eta, y):
+...         return 2 * (self.log_saturated(y, 1.0) + self.working(eta, y).loss)
+...
+...     def log_saturated(self, y, precision):
+...         return xlogy(y, y) - (1 + y) * jnp.log1p(y)
+...
+...     def valid_response(self, y):
+...         return (y >= 0) & (y == jnp.floor(y))
+>>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+>>> y = jnp.array([1.0, 0.0, 2.0, 5.0, 3.0, 9.0])
+>>> fit, known = ji.fit(X, y, Geometric()), ji.fit(X, y, ji.NegativeBinomial(1.0))
+>>> bool(jnp.allclose(fit.params, known.params, rtol=1e-4)), bool(jnp.allclose(fit.llf, known.llf))
+(True, True)
 """
 
 from jaxirls.families.base import NOT_STORED, Family, Working

@@ -237,7 +237,7 @@ def times(a: Array, b: Array) -> Array:
 
 
 def poisson_counts(key: Array, rate: Array) -> Array:
-    """Counts of the mean ``rate``. JAX draws them by keys of its own threefry only; another's words are words of it."""
+    """Counts of the mean ``rate``. JAX draws them by keys of its own threefry alone: one is made of the key's words."""
     own = jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
     return jax.random.poisson(own, rate).astype(rate.dtype)
 

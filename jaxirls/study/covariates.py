@@ -34,7 +34,7 @@ class Covariates:
 
     def sample(self, keys: Array, count: int, dtype: DTypeLike) -> Array:
         """Independent draws of the law by each of T keys, ``(count, T)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define sample(keys, count, dtype)")
 
     def draw(self, keys: Array, n: int, p: int, dtype: DTypeLike) -> Array:
         """X of T datasets, ``(n, p, T)``, each by its key, the intercept's column included."""

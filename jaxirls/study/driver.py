@@ -86,17 +86,17 @@ def run(
 
     truth = np.asarray(scenario.coefficients)
 
-    def fitted(start: int) -> Outcome:
+    def fitted(start: int) -> Replicates:
         count = min(chunk, scenario.replicates - start)
         with jax.enable_x64(scenario.dtype == "float64"):
             return programs.run(roots, start, count)
 
-    def counted(outcome: Outcome, start: int) -> list[Tally]:
-        own = Outcome(*(leaf[start : start + COUNTED] for leaf in outcome))
+    def counted(outcome: Replicates, start: int) -> list[Tally]:
+        own = Replicates(*(leaf[start : start + COUNTED] for leaf in outcome))
         return tallies(*own, truth, scenario.level, block)
 
     counts: list[Future[list[Tally]]] = []
-    kept: list[Outcome] = []
+    kept: list[Replicates] = []
     with ThreadPoolExecutor(way.counters) as counters:
         for outcome in _in_order(fitted, starts, way.abreast):
             replicates = len(outcome.status)
@@ -122,41 +122,33 @@ class _Way(NamedTuple):
 
 
 def _way() -> _Way:
-    """On a CPU even shares, and a bar that moves; else few chunks, for open replicates take as long where they are few.
+    """On a CPU many equal chunks, so that all cores end together and the progress bar moves; elsewhere few.
 
-    On a CPU a few tiles make those of open replicates ragged, where they are small. Elsewhere one chunk is fitted while
-    the results of another are on their way.
+    There the second call takes as long for few open replicates as for many, and one chunk is fitted while the results
+    of another are on their way. On a CPU tiles are small: of a few of them, open replicates would not fill one.
     """
     if jax.default_backend() == "cpu":
         return _Way(cores(), cores(), 8 * cores(), 4, 128)
     return _Way(2, min(cores(), COUNTERS), 2, 1, 32)
 
 
-class Outcome(NamedTuple):
-    """What a study keeps of a fit."""
-
-    estimates: Any  # (p, T) of a tile, (B, p) of a chunk
-    standard_errors: Any
-    status: Any
-
-
 class _Programs(NamedTuple):
     """Of a chunk of some size. Both take the root keys, the replicates' numbers, and how many these are."""
 
-    first: Callable[..., tuple[Outcome, Array, State]]  # the first passes; which replicates are open, and where all are
-    rest: Callable[..., Outcome]  # also takes that, and which replicates of the chunk these are: the end
+    first: Callable[..., tuple[Replicates, Array, State]]  # the first passes; which are open, and where all are
+    rest: Callable[..., Replicates]  # also takes that, and which replicates of the chunk these are: the end
     size: int
 
-    def run(self, roots: Array, start: int, count: int) -> Outcome:
+    def run(self, roots: Array, start: int, count: int) -> Replicates:
         """Fit the replicates from number ``start`` on."""
         numbers = np.uint32(start) + np.arange(self.size, dtype=np.uint32)
         begun, open_, state = self.first(roots, numbers, np.int32(count))
-        outcome = Outcome(*(np.asarray(leaf)[:count] for leaf in begun))
+        outcome = Replicates(*(np.asarray(leaf)[:count] for leaf in begun))
         lanes = np.flatnonzero(np.asarray(open_)[:count]).astype(np.int32)
         if lanes.size:
             filled = np.resize(lanes, self.size)
             ended = self.rest(roots, numbers[filled], np.int32(lanes.size), state, filled)
-            outcome = Outcome(*map(np.array, outcome))  # to be written to
+            outcome = Replicates(*map(np.array, outcome))  # to be written to
             for whole, part in zip(outcome, ended, strict=True):
                 whole[lanes] = np.asarray(part)[: lanes.size]
         return outcome
@@ -167,10 +159,10 @@ def _compiled(law: Scenario, form: Plan, size: int, config: IRLS) -> _Programs:
     """The programs of a chunk, which another study of the same law, chunk and options has no need to compile again."""
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
-    def first(roots: Array, numbers: Array, count: Array) -> tuple[Outcome, Array, State]:
+    def first(roots: Array, numbers: Array, count: Array) -> tuple[Replicates, Array, State]:
         return _over_tiles(partial(_first, law, form, config, roots), form.tile, (numbers,), count)
 
-    def rest(roots: Array, numbers: Array, count: Array, state: State, lanes: Array) -> Outcome:
+    def rest(roots: Array, numbers: Array, count: Array, state: State, lanes: Array) -> Replicates:
         own = jax.tree.map(lambda leaf: leaf[lanes], state)
         return _over_tiles(partial(_rest, law, form, config, roots), form.rest, (numbers, own), count)
 
@@ -207,27 +199,29 @@ def _over_tiles(fit: Callable[..., Any], tile: int, replicates: Any, count: Arra
 
 def _first(
     law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, empty: Array
-) -> tuple[Outcome, Array, State]:
+) -> tuple[Replicates, Array, State]:
     """What the first passes of a tile lead to, which lanes are open, and where all are."""
     problem = draw(law, form.design, roots, numbers)
     problem = problem._replace(invalid=problem.invalid | empty)  # which keeps nobody waiting
     state, solution, open_ = rounds.begun(problem, rounds.begin(problem, config), config)
-    return _outcome(solution), open_, state
+    return _replicates(solution), open_, state
 
 
-def _rest(law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, state: State, empty: Array) -> Outcome:
+def _rest(
+    law: Scenario, form: Plan, config: IRLS, roots: Array, numbers: Array, state: State, empty: Array
+) -> Replicates:
     """The end of every lane of a tile, given where it is. Those of an empty place are some of the others."""
     problem = draw(law, form.design, roots, numbers)
-    return _outcome(rounds.complete(problem, state, ~empty, config))
+    return _replicates(rounds.complete(problem, state, ~empty, config))
 
 
-def _outcome(solution: Solution) -> Outcome:
+def _replicates(solution: Solution) -> Replicates:
     """Estimates, and standard errors √(φ diag G⁻¹): with D G D = L Lᵀ, the norms of the columns of L⁻¹D."""
     factor = linalg.factor_of(solution.root)
     p, lanes = solution.params.shape
     units = jnp.broadcast_to(jnp.eye(p, dtype=solution.params.dtype)[:, :, None], (p, p, lanes))
     squares = jax.vmap(lambda unit: jnp.square(linalg.forward(factor, unit)).sum(0))(units)
-    return Outcome(solution.params, jnp.sqrt(solution.scale[None] * squares), solution.status)
+    return Replicates(solution.params, jnp.sqrt(solution.scale[None] * squares), solution.status)
 
 
 def _in_order(work: Callable[[int], T], starts: range, workers: int) -> Iterator[T]:

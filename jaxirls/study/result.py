@@ -33,11 +33,11 @@ class Timing(NamedTuple):
 
 
 class Replicates(NamedTuple):
-    """All replicates of a study, in their order."""
+    """Replicates of a study, in their order. In a tile of lanes, where these are arrays of JAX, they are last."""
 
-    estimates: np.ndarray  # (R, p)
-    standard_errors: np.ndarray  # (R, p)
-    status: np.ndarray  # (R,)
+    estimates: Any  # (R, p)
+    standard_errors: Any  # (R, p)
+    status: Any  # (R,)
 
 
 @dataclass(frozen=True)
