@@ -1,9 +1,9 @@
 r"""The edge of the domain: where a link reaches means that the family does not have, the optimum may lie there.
 
-In place of the loss f the loop minimizes f - τ Σᵢ wᵢ log dᵢ, with dᵢ the distance of ηᵢ to the edge and wᵢ the weight
-of the row, for τ that falls by stages to ``last_strength``. For convex f the minimum is within τ Σ wᵢ of the infimum of
-f, wherever that is attained (Boyd & Vandenberghe 2004, Convex Optimization, section 11.2): this is the proof of an
-optimum on the edge. A barred family takes the family's place in the loop, which knows nothing of it. Its weights are
+In place of the negative log-likelihood f the loop minimizes f - τ Σᵢ log dᵢ over n rows, with dᵢ the distance of ηᵢ to
+the edge, for τ that falls by stages to ``last_strength``. For convex f the minimum is within τ n of the infimum of f,
+wherever that is attained (Boyd & Vandenberghe 2004, Convex Optimization, section 11.2): this is the proof of an optimum
+on the edge. A barred family takes the family's place in the loop, which knows nothing of it. Its weights are
 the observed ones, or zero: near an edge the expected ones make slow steps.
 """
 
@@ -25,7 +25,7 @@ STAGES = 8
 
 @pytree
 class Barred(Family):
-    """A family whose loss has the barrier of the given ``strength`` τ, as far as the loop asks."""
+    """A family whose loss has a barrier of the given ``strength``, as far as the loop asks: τ in units of the loss."""
 
     inner: Family
     strength: Array

@@ -2,11 +2,14 @@ r"""An optimum on the edge of the family's domain: the way there, and how one is
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.barrier import STAGES, Barred, last_strength, strength
 from jaxirls.config import IRLS
+from jaxirls.dispersion import is_estimated
 from jaxirls.equations import by_cholesky
 from jaxirls.families import Family
 from jaxirls.irls import run
@@ -27,8 +30,10 @@ def to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> S
     """
     dtype = state.beta.dtype
 
+    unit = 1 / _importance(problem)
+
     def barred(strength: Array) -> Problem:
-        family = Barred(problem.rows.family, strength[None, None])
+        family = Barred(problem.rows.family, strength * unit)
         return problem._replace(rows=problem.rows._replace(family=family), start=None)
 
     def stage(k: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
@@ -65,11 +70,26 @@ def is_inside(problem: Problem, beta: Array) -> Array:
 def _room_left(problem: Problem, beta: Array) -> Array:
     """The smallest room that a predictor has to the edge of the domain, (T,); zero outside."""
     family, eta = problem.rows.family, problem.predict(beta)
-    distance = jnp.where(family.valid_predictor(eta), _room(family, eta), 0.0)
+    distance = jnp.where(family.valid_predictor(eta), _importance(problem) * _room(family, eta), 0.0)
     return problem.design.fold(jnp.minimum, jnp.where(problem.present, distance, jnp.inf), problem.lanes)
 
 
+def _importance(problem: Problem) -> Array:
+    """How much log-likelihood the loss of a row is worth, (n | 1, T | 1): its weight over the dispersion.
+
+    A dispersion that is estimated has the unit of the weights, and is taken for their mean.
+    """
+    weight, scale = problem.rows.weight, problem.scale
+    if is_estimated(scale, problem.rows.family.has_dispersion):
+        unit = problem.total_weight / problem.present.sum(0, dtype=problem.rows.y.dtype)
+    else:
+        unit = jnp.ones(1, problem.rows.y.dtype) if scale is None else cast(Array, scale)
+    if weight is None:
+        return 1 / unit[None]
+    return jnp.where(weight > 0, weight, 1.0) / unit[None]
+
+
 def _room(family: Family, eta: Array) -> Array:
-    """The squared distance of η to the edge, times its weight: free of units, as τ is."""
+    """The squared distance of η to the edge, times its weight."""
     distances = [jnp.square(eta - edge) for edge in family.edges(eta)]
     return family.information(eta) * jnp.min(jnp.stack(distances), axis=0)

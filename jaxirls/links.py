@@ -307,7 +307,7 @@ class Logit(Link):
     def log_complement_deriv(self, eta: Array) -> Array:
         return -self.inverse(eta)
 
-    def log_shares(self, eta: Array) -> tuple[Array, Array, Array | None]:
+    def log_shares(self, eta: Array) -> tuple[Array, Array, Array]:
         return jnp.where(eta >= 0, 0.0, eta), jnp.where(eta >= 0, -eta, 0.0), _decay(eta)
 
 

@@ -240,6 +240,8 @@ def fit_independent(problem: Problem, separated: Array, config: IRLS) -> tuple[A
     limit = jnp.where(separated, min(FIRST_PASSES, config.max_iter), config.max_iter)
     state = run(problem, state, config, limit, sharpened(by_qr, problem))
     code = jnp.where((state.code == ILL_CONDITIONED) & ~aliased.any(0), Status.STALLED, state.code)  # by its weights
+    if problem.has_edge:  # near which a small decrement is no proof, and that its weights made it ill conditioned
+        code = jnp.where((code == Status.CONVERGED) & ~is_inside(problem, state.beta), Status.STALLED, code)
     return aliased, state._replace(code=jnp.where(separated, Status.SEPARATED, code).astype(jnp.int32))
 
 

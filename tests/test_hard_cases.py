@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy.optimize import brentq, minimize, nnls
 
 import jaxirls as ji
@@ -174,3 +175,43 @@ def test_offsets_leave_a_start_inside_the_domain(dtype):
         room = {"type": "ineq", "fun": lambda beta, i=i: -(X[i] @ beta + offset[i]) - 1e-10}
         best = minimize(loss, [-1.0, 0.0], constraints=room, method="SLSQP", options={"ftol": 1e-12, "maxiter": 500})
         assert loss(np.asarray(fit.params[i], float)) <= best.fun + (1e-4 if dtype == "float64" else 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The Sqrt link function")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("link", [links.Log(), links.Sqrt()], ids=lambda link: type(link).__name__)
+def test_large_counts_end_no_search_early_where_alpha_is_one(link, dtype):
+    """There the logarithm of α does not hide in the loss what y log μ and (y+1) log(1+μ) lose to one another."""
+    rng = np.random.default_rng(0)
+    X = np.stack([np.ones((200, 20)), rng.normal(size=(200, 20))], -1)
+    mean = 1e4 * np.exp(0.3 * X[..., 1])
+    y = rng.negative_binomial(1, 1 / (1 + mean)).astype(float)
+    fit = ji.fit(X.astype(dtype), y.astype(dtype), ji.NegativeBinomial(1.0, link=link))
+    assert (fit.status == Status.CONVERGED).all()
+    family = sm.families.NegativeBinomial(getattr(sm.families.links, type(link).__name__)(), alpha=1.0)
+    for i in range(3):
+        peer = sm.GLM(y[i], X[i], family).fit(tol=1e-14, tol_criterion="params", maxiter=200)
+        distance = np.abs(np.asarray(fit.params[i]) - peer.params) / peer.bse
+        assert distance.max() < (1e-6 if dtype == "float64" else 1e-3)
+
+
+@pytest.mark.parametrize("link", [links.Identity(), links.Sqrt()], ids=lambda link: type(link).__name__)
+def test_an_edge_has_no_unit(link):
+    """Rates, whose precisions are the exposures, are the counts in another unit."""
+    X = np.stack([np.ones(6), np.arange(6.0)], -1).astype(np.float32)
+    counts = np.array([3, 5, 4, 7, 6, 9], np.float32)
+    expected = ji.fit(X, counts, ji.Poisson(link=link))
+    for exposure in (1e3, 1e6):
+        weights = np.full(6, exposure, np.float32)
+        fit = ji.fit(X, counts / weights, ji.Poisson(link=link), var_weights=weights)
+        assert fit.status == Status.CONVERGED
+        unit = exposure if isinstance(link, links.Identity) else np.sqrt(exposure)
+        np.testing.assert_allclose(fit.params * np.float32(unit), expected.params, rtol=1e-4)
+    zero = ji.fit(X[:4], np.array([1e-6, 0, 0, 0], np.float32), ji.Poisson(link=link), var_weights=weights[:4])
+    assert zero.status == Status.BOUNDARY
+
+
+def test_an_edge_that_qr_came_to_is_no_optimum_inside():
+    X, y = np.array([[1.0, 0], [1, 1], [1, 2], [1, 3]]), np.array([1.0, 0, 0, 0])
+    fit = ji.fit(X, y, ji.Tweedie(1.5, link=links.Identity()))
+    assert fit.status in (Status.BOUNDARY, Status.STALLED)
