@@ -2,14 +2,12 @@ r"""An optimum on the edge of the family's domain: the way there, and how one is
 
 from __future__ import annotations
 
-from typing import cast
-
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxirls.barrier import STAGES, Barred, last_strength, strength
 from jaxirls.config import IRLS
-from jaxirls.dispersion import is_estimated
+from jaxirls.dispersion import dispersion
 from jaxirls.equations import by_cholesky
 from jaxirls.families import Family
 from jaxirls.irls import run
@@ -28,9 +26,7 @@ def to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> S
 
     From an optimum inside, a step without the barrier stays where it is; from one on the edge it leaves the domain.
     """
-    dtype = state.beta.dtype
-
-    unit = 1 / _importance(problem)
+    dtype, unit = state.beta.dtype, 1 / _importance(problem)
 
     def barred(strength: Array) -> Problem:
         family = Barred(problem.rows.family, strength * unit)
@@ -79,14 +75,10 @@ def _importance(problem: Problem) -> Array:
 
     A dispersion that is estimated has the unit of the weights, and is taken for their mean.
     """
-    weight, scale = problem.rows.weight, problem.scale
-    if is_estimated(scale, problem.rows.family.has_dispersion):
-        unit = problem.total_weight / problem.present.sum(0, dtype=problem.rows.y.dtype)
-    else:
-        unit = jnp.ones(1, problem.rows.y.dtype) if scale is None else cast(Array, scale)
-    if weight is None:
-        return 1 / unit[None]
-    return jnp.where(weight > 0, weight, 1.0) / unit[None]
+    weight, total = problem.rows.weight, problem.total_weight
+    rows = problem.present.sum(0, dtype=total.dtype)
+    unit = dispersion(problem.scale, problem.rows.family.has_dispersion, total, total, rows)[None]
+    return 1 / unit if weight is None else jnp.where(weight > 0, weight, 1.0) / unit
 
 
 def _room(family: Family, eta: Array) -> Array:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.arguments import is_number, numeric
+from jaxirls.arguments import is_number, numeric, refuse_empty
 from jaxirls.config import IRLS, LBFGS, Algorithm
 from jaxirls.data import Data, batch_shape, core_ranks
 from jaxirls.dispersion import ScaleRule, is_estimated
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
 from jaxirls.engine.batch import Batch, BatchLast
-from jaxirls.families import NOT_STORED, Family
+from jaxirls.families import NOT_STORED, Family, check_family
 from jaxirls.implicit import tangents
 from jaxirls.overdispersion import fit_with_alpha, is_open
 from jaxirls.penalties import Penalty
@@ -153,11 +153,9 @@ def _fit_all(config: Algorithm, last: bool, data: Data) -> Outcome:
     """Broadcast the leading axes to one batch axis, fit, and restore them."""
     data = varying(data)
     if last:
-        _refuse_empty((min(leaf.shape[-1] for leaf in jax.tree.leaves(data) if leaf.ndim),))
         return fit_with_fallback(as_batch_last(data), config)
     ranks = core_ranks(data)
     lead = batch_shape(data)
-    _refuse_empty(lead)  # here too, where ``vmap`` adds an axis to data that are checked
     size = math.prod(lead)
 
     def flat(leaf: Array, rank: int) -> Array:
@@ -193,6 +191,8 @@ def _fit_jvp(config: Algorithm, last: bool, primals: tuple[Data], moved: tuple[D
 def _fit_mapped(config: Algorithm, last: bool, axes: Data, data: Data) -> Outcome:
     """``vmap`` is one more leading axis; or, where X has that axis last and no other, the one that stays behind."""
     ranks = core_ranks(data)
+    mapped = _map_leaves(lambda leaf, axis: 1 if axis == UNMAPPED else leaf.shape[axis], data, axes)
+    refuse_empty((min(mapped),))
 
     def leads(leaf: Array, rank: int, axis: int) -> int:
         """How many batch axes a leaf has besides the mapped one."""
@@ -340,20 +340,8 @@ def check_arguments(
     except ValueError:
         listed = ", ".join(f"{name} {shape}" for name, shape in leads.items())
         raise ValueError(f"the batch axes do not broadcast: {listed}") from None
-    _refuse_empty(lead)
+    refuse_empty(lead)
     return data
-
-
-def check_family(family: Family) -> None:
-    """Raise a ValueError for what is no family."""
-    if not isinstance(family, Family):
-        hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
-        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
-
-
-def _refuse_empty(lead: tuple[int, ...]) -> None:
-    if 0 in lead:
-        raise ValueError(f"the batch is empty: batch shape {lead}; leave the call out")
 
 
 def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -19,8 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS, Algorithm
-from jaxirls.families import Family
-from jaxirls.fit import check_family
+from jaxirls.families import Family, check_family
 from jaxirls.fit import fit as fit_arrays
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
@@ -42,22 +42,18 @@ class FrameFit:
     Attributes:
       fit: a ``ji.Fit``; with groups its batch axis is theirs, in the order of ``groups``.
       groups: the values of ``by`` that occur, sorted, one a fit; None without ``by``.
-      names: of the coefficients.
       spec: formulaic's ``ModelSpec`` of the right-hand side, with the levels, knots and means of the whole frame.
       kinds: what the columns of the right-hand side held: "numbers", "truth values" or "categories".
       unseen: which columns of X are zero in all rows of a group, ``(groups, p)``; without ``by`` in all, ``(1, p)``.
-      by: the columns that make the groups.
       yname: name of the response.
       offset: the column that was the offset, if one was.
     """
 
     fit: Fit
     groups: pd.Index | None
-    names: list[str]
     spec: ModelSpec
     kinds: dict[str, str]
     unseen: np.ndarray
-    by: list[Hashable]
     yname: str
     offset: str | None
 
@@ -74,6 +70,16 @@ class FrameFit:
         if place < 0:
             raise KeyError(f"{group!r} is no group; .groups has the {len(self.groups)} there are")
         return self.fit[int(place)]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the coefficients."""
+        return list(self.spec.column_names)
+
+    @property
+    def by(self) -> list[Hashable]:
+        """The columns that make the groups."""
+        return [] if self.groups is None else list(self.groups.names)
 
     @property
     def params(self) -> pd.DataFrame:
@@ -96,7 +102,9 @@ class FrameFit:
             if kind != self.kinds[name]:
                 raise ValueError(f"data: {name!r} holds {kind}, in the frame of the fit it held {self.kinds[name]}")
         spec = copy.deepcopy(self.spec)  # which formulaic writes to
-        return _of_complete_rows(lambda rows: [spec.get_model_matrix(rows, context={})], data, list(self.kinds))[0]
+        rows = _complete_rows(data, list(self.kinds))
+        with _known_categories():
+            return _numbers(spec.get_model_matrix(rows, context={}), len(data))
 
     def predict(self, data: pd.DataFrame, *, offset: ArrayLike | None = None, linear: bool = False) -> pd.Series:
         """Fitted mean of every row, by the fit of its group; or the linear predictor.
@@ -200,18 +208,17 @@ def fit(
       ['CONVERGED', 'CONVERGED']
     """
     check_family(family)
-    y, X, names, spec, yname = _variables(formula, data)
+    y, X, spec, yname = _variables(formula, data)
     keys = [] if by is None else by if isinstance(by, list) else [by]
     groups = _keys(data, keys) if keys else None
     of_rows = {"offset": offset, "freq_weights": freq_weights, "var_weights": var_weights}
     rows: dict[str, Any] = {"X": X, "y": y}
     rows |= {name: _column(name, values, data) for name, values in of_rows.items()}
-    parameters: dict[str, Any] = {name: getattr(family, name) for name in family.row_parameters}
-    parameters = {
-        name: _column(f"family: {name}", values, data)
-        for name, values in parameters.items()
-        if np.ndim(values) or isinstance(values, str)
-    }
+    parameters: dict[str, Any] = {}
+    for name in family.row_parameters:
+        values = getattr(family, name)
+        if np.ndim(values) or isinstance(values, str):
+            parameters[name] = _column(f"family: {name}", values, data)
     options: dict[str, Any] = {"penalty": penalty, "fallback": fallback, "scale": scale, "config": config}
 
     def fitted(taken: np.ndarray | slice, absent: np.ndarray | None = None) -> Fit:
@@ -233,11 +240,11 @@ def fit(
         whole = _fit_groups(fitted, codes, X.shape[1])
     seen = np.stack([np.bincount(codes, column != 0) for column in X.T], axis=1)
     named = offset if isinstance(offset, str) else None
-    return FrameFit(whole, groups, names, spec, _kinds(data, spec.required_variables), seen == 0, keys, yname, named)
+    return FrameFit(whole, groups, spec, _kinds(data, spec.required_variables), seen == 0, yname, named)
 
 
-def _variables(formula: str, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str], ModelSpec, str]:
-    """y, X, the names of its columns, how it is made, and the name of y."""
+def _variables(formula: str, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, ModelSpec, str]:
+    """y, X, how it is made, and the name of y."""
     formulaic, data = _optional("formulaic"), _checked(data)
 
     def matrices(rows: pd.DataFrame, na_action: str) -> list[ModelMatrix]:
@@ -258,41 +265,41 @@ def _variables(formula: str, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", _mismatch())  # what is made of missing categories is not used
         used = {name for part in matrices(data, "ignore") for name in part.model_spec.required_variables}
-    made: list[ModelMatrix] = []
-
-    def complete(rows: pd.DataFrame) -> list[ModelMatrix]:
-        made[:] = matrices(rows, "drop")
-        return made
-
-    y, X = _of_complete_rows(complete, data, sorted(used))
-    lhs, rhs = made
-    return y[:, 0], X, list(rhs.columns), rhs.model_spec, lhs.columns[0]
+    rows = _complete_rows(data, sorted(used))
+    with _known_categories():
+        lhs, rhs = matrices(rows, "drop")
+    return _numbers(lhs, len(data))[:, 0], _numbers(rhs, len(data)), rhs.model_spec, lhs.columns[0]
 
 
-def _of_complete_rows(
-    make: Callable[[pd.DataFrame], list[ModelMatrix]], data: pd.DataFrame, used: list[str]
-) -> list[np.ndarray]:
-    """The numbers of model matrices, made of the rows that have a value in every column used; NaN in the others.
+def _complete_rows(data: pd.DataFrame, used: list[str]) -> pd.DataFrame:
+    """The rows that have a value in every column used.
 
     Formulaic itself makes of a missing category the first one, and of a mean over a missing number none.
     """
     complete = _columns("formula", used, data).notna().all(axis=1)
     if not complete.any():
         raise ValueError(f"data: no row has a value in each of {', '.join(used)}")
+    return data[complete]
+
+
+@contextmanager
+def _known_categories() -> Iterator[None]:
+    """A ValueError for a category that formulaic does not know, of which it would make the first one."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", _mismatch())
         try:
-            matrices = make(data[complete])
+            yield
         except _mismatch() as error:
             raise ValueError(f"data: a category that the formula, or the frame of the fit, lacks: {error}") from None
-    found = []
-    for matrix in matrices:
-        for name, dtype in matrix.dtypes.items():
-            _refuse_other_than_numbers(f"formula: {name}", dtype)
-        whole = np.full((len(data), matrix.shape[1]), np.nan)
-        whole[matrix.index] = np.asarray(matrix, float)
-        found.append(whole)
-    return found
+
+
+def _numbers(matrix: ModelMatrix, count: int) -> np.ndarray:
+    """The numbers of a model matrix for all rows of a frame; NaN in those that it lacks."""
+    for name, dtype in matrix.dtypes.items():
+        _refuse_other_than_numbers(f"formula: {name}", dtype)
+    whole = np.full((count, matrix.shape[1]), np.nan)
+    whole[matrix.index] = np.asarray(matrix, float)
+    return whole
 
 
 def _fit_groups(fitted: Callable[[np.ndarray, np.ndarray | None], Fit], codes: np.ndarray, p: int) -> Fit:
@@ -323,17 +330,14 @@ def _batches(sizes: np.ndarray, p: int) -> Iterator[np.ndarray]:
 
 def _refuse_own(family: Family, options: dict[str, Any], p: int) -> None:
     """Refuse options that differ between groups, whose order is not known beforehand."""
-    own = {name for name, value in vars(family).items() if name not in family.row_parameters and _has_batch(value, 0)}
-    own |= {"scale"} & {name for name, value in options.items() if not isinstance(value, str) and _has_batch(value, 0)}
+    given = {name: (value, 0) for name, value in vars(family).items() if name not in family.row_parameters}
+    given["scale"] = options["scale"], 0
     for name in ("penalty", "fallback"):
-        if isinstance(options[name], Penalty) and _has_batch(options[name].bound(p, np.dtype(float)), 1):
-            own.add(name)
-    if own:
-        raise ValueError(f"{min(own)} has a batch axis: with by= it must be the same for all groups")
-
-
-def _has_batch(tree: Any, rank: int) -> bool:
-    return any(np.ndim(leaf) > rank for leaf in jax.tree.leaves(tree))
+        if isinstance(options[name], Penalty):  # of which a value has the axis of the coefficients
+            given[name] = options[name].bound(p, np.dtype(float)), 1
+    for name, (value, rank) in given.items():
+        if any(np.ndim(leaf) > rank for leaf in jax.tree.leaves(value)):
+            raise ValueError(f"{name} has a batch axis: with by= it must be the same for all groups")
 
 
 def _checked(data: pd.DataFrame) -> pd.DataFrame:
@@ -349,14 +353,14 @@ def _checked(data: pd.DataFrame) -> pd.DataFrame:
 
 def _kinds(data: pd.DataFrame, names: Iterable[str]) -> dict[str, str]:
     """What the columns hold."""
+    return {name: _kind(dtype) for name, dtype in _columns("data", sorted(names), data).dtypes.items()}
+
+
+def _kind(dtype: Any) -> str:
     types = _optional("pandas").api.types
-
-    def kind(dtype: Any) -> str:
-        if types.is_bool_dtype(dtype):
-            return "truth values"
-        return "numbers" if types.is_numeric_dtype(dtype) else "categories"
-
-    return {name: kind(dtype) for name, dtype in _columns("data", sorted(names), data).dtypes.items()}
+    if types.is_bool_dtype(dtype):
+        return "truth values"
+    return "numbers" if types.is_numeric_dtype(dtype) else "categories"
 
 
 def _column(name: str, value: ArrayLike | str | None, data: pd.DataFrame) -> np.ndarray | None:
@@ -378,9 +382,7 @@ def _column(name: str, value: ArrayLike | str | None, data: pd.DataFrame) -> np.
 
 
 def _refuse_other_than_numbers(name: str, dtype: Any) -> None:
-    types = _optional("pandas").api.types
-    real = types.is_bool_dtype(dtype) or (types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype))
-    if not real:
+    if _kind(dtype) == "categories" or _optional("pandas").api.types.is_complex_dtype(dtype):
         raise ValueError(f"{name} is of dtype {dtype}: expected real numbers")
 
 

@@ -44,8 +44,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxirls.arguments import numeric
-from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie
+from jaxirls.arguments import numeric, refuse_empty
+from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie, check_family
 from jaxirls.folds import folded, total
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.rows import nonnegative
@@ -109,8 +109,7 @@ def detect_separation(
       >>> print(ji.detect_separation(X, y, ji.Binomial()).separated)
       [ True False]
     """
-    if not isinstance(family, Family):
-        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}")
+    check_family(family)
     given = {"X": X, "y": y, "freq_weights": freq_weights, "var_weights": var_weights}
     arrays = {name: numeric(name, value) for name, value in given.items() if value is not None}
     floating = [a.dtype for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
@@ -132,8 +131,7 @@ def detect_separation(
     except ValueError:
         listed = ", ".join(f"{name} {given[:-1]}" for name, given in shapes.items())
         raise ValueError(f"the batch axes do not broadcast: {listed}, family {family}") from None
-    if 0 in shape:
-        raise ValueError(f"the batch is empty: batch shape {shape[:-1]}; leave the call out")
+    refuse_empty(shape[:-1])
     arrays = {name: jnp.broadcast_to(a, shape) for name, a in arrays.items()}
     family = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), family)
 

@@ -185,7 +185,7 @@ def test_a_factor_stays_a_factor():
     np.testing.assert_array_equal(nullable.params, found.params)
 
 
-def test_weights_of_one_group_are_no_other_groups(monkeypatch):
+def test_weights_of_one_group_are_no_other_groups():
     data = simulate((5, 9, 8, 7)).sort_values("store", ignore_index=True)
     data["sold"] += 1
     data["sure"] = np.where(data.store == "b", -1.0, 1.0)

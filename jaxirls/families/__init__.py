@@ -49,7 +49,7 @@ for ``variance``, ``anscombe_residual``, ``cdf`` and ``sample``. The geometric l
 (True, True)
 """
 
-from jaxirls.families.base import NOT_STORED, Family, Working
+from jaxirls.families.base import NOT_STORED, Family, Working, check_family
 from jaxirls.families.binomial import Binomial, NegativeBinomial
 from jaxirls.families.power import Gamma, Gaussian, InverseGaussian, Poisson, PowerVariance, Tweedie
 
@@ -66,6 +66,7 @@ __all__ = [
     "PowerVariance",
     "Tweedie",
     "Working",
+    "check_family",
 ]
 
 _ALL = (Gaussian, Binomial, Poisson, Gamma, InverseGaussian, NegativeBinomial, Tweedie)

@@ -236,6 +236,13 @@ def times(a: Array, b: Array) -> Array:
     return jnp.where(a == 0, 0.0, a * jnp.where(a == 0, 0.0, b))
 
 
+def check_family(family: Family) -> None:
+    """Raise a ValueError for what is no family."""
+    if not isinstance(family, Family):
+        hint = f"; write ji.{family.__name__}()" if isinstance(family, type) and issubclass(family, Family) else ""
+        raise ValueError(f"family must be a family such as ji.Binomial(), got {family!r}{hint}")
+
+
 def poisson_counts(key: Array, rate: Array) -> Array:
     """Counts of the mean ``rate``. JAX draws them by keys of its own threefry alone: one is made of the key's words."""
     own = jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")

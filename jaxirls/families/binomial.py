@@ -213,7 +213,8 @@ class NegativeBinomial(Family):
         size, rest = 1 / alpha, Logit().log_inverse_deriv(v)
         information = size * Logit().inverse(v)
         # (y+1/α) log(1+αμ) - y log μ. Beyond αμ = 1 the multiples of y log μ are cancelled by hand.
-        near = (y + size) * log1p_small(Logit().log_shares(v)[2])
+        *_, excess = Logit().log_shares(v)
+        near = (y + size) * log1p_small(excess)
         loss = near + jnp.where(v >= 0, (y + size) * log(alpha) + size * log_mu, -times(y, log_mu))
         return Working((y * rest - information) * rate, information * jnp.square(rate), loss)
 
