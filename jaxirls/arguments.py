@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-__all__ = ["is_count", "is_number", "numeric", "refuse_empty"]
+__all__ = ["is_count", "is_number", "numeric"]
 
 
 def is_number(value: Any) -> bool:
@@ -44,12 +44,6 @@ def numeric(name: str, value: ArrayLike) -> Array:
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
         raise ValueError(f"{name} has dtype {array.dtype}: expected real numbers")
     return array
-
-
-def refuse_empty(lead: tuple[int, ...]) -> None:
-    """Raise a ValueError for a batch of no datasets, ``lead`` its shape."""
-    if 0 in lead:
-        raise ValueError(f"the batch is empty: batch shape {lead}; leave the call out")
 
 
 def _host(value: ArrayLike) -> np.ndarray | str:

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST
 from jaxirls.estimate import Estimate, at_estimate, zeroed
 from jaxirls.families import Family
+from jaxirls.linalg import HIGHEST
 from jaxirls.results import Fit
 
 __all__ = ["covariance"]

@@ -6,15 +6,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxirls.dispersion import Scale
 from jaxirls.families import Family
+from jaxirls.linalg import HIGHEST
 from jaxirls.penalties import Penalty
 
-__all__ = ["HIGHEST", "Data", "Rows", "batch_shape", "core_ranks", "family_ranks", "gram", "linear", "rows_of"]
-
-HIGHEST = lax.Precision.HIGHEST
+__all__ = [
+    "AlignedRows",
+    "Data",
+    "aligned_rows",
+    "batch_shape",
+    "core_ranks",
+    "family_ranks",
+    "gram",
+    "linear",
+]
 
 
 class Data(NamedTuple):
@@ -52,7 +60,7 @@ def batch_shape(data: Data) -> tuple[int, ...]:
     return jnp.broadcast_shapes(*(leaf.shape[: leaf.ndim - rank] for leaf, rank in leaves))
 
 
-class Rows(NamedTuple):
+class AlignedRows(NamedTuple):
     """Data without traps, aligned to the batch axes of the solution."""
 
     X: Array
@@ -66,7 +74,7 @@ class Rows(NamedTuple):
     scale: Scale
 
 
-def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
+def aligned_rows(data: Data, fitted: Array, depth: int) -> AlignedRows:
     """The data with ``depth`` batch axes each, and weight zero and harmless values wherever nothing was fitted."""
     ranks = core_ranks(data)
 
@@ -80,7 +88,7 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
     family = jax.tree.map(
         lambda leaf, rank: jnp.where(used, leaf, 1.0) if rank else leaf[..., None], data.family, ranks.family
     )
-    return Rows(
+    return AlignedRows(
         X=jnp.where(jnp.isfinite(data.X), data.X, 0.0),
         y=jnp.where(used & family.valid_response(data.y), data.y, 1.0),
         offset=None if data.offset is None else jnp.where(jnp.isfinite(data.offset), data.offset, 0.0),
@@ -93,12 +101,12 @@ def rows_of(data: Data, fitted: Array, depth: int) -> Rows:
     )
 
 
-def linear(beta: Array, data: Rows) -> Array:
+def linear(beta: Array, data: AlignedRows) -> Array:
     """η = Xβ + offset, ``(..., n)``."""
     eta = jnp.einsum("...np,...p->...n", data.X, beta, precision=HIGHEST)
     return eta if data.offset is None else eta + data.offset
 
 
-def gram(data: Rows, weight: Array) -> Array:
+def gram(data: AlignedRows, weight: Array) -> Array:
     """X' diag(weight) X, ``(..., p, p)``."""
     return jnp.einsum("...np,...nq->...pq", data.X * weight[..., None], data.X, precision=HIGHEST)

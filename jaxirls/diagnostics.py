@@ -10,9 +10,9 @@ from jax import Array
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST
 from jaxirls.estimate import Estimate, at_estimate
 from jaxirls.families import Family
+from jaxirls.linalg import HIGHEST
 from jaxirls.results import Fit
 from jaxirls.special import f_tail
 

@@ -7,7 +7,6 @@ a value that cannot be fitted, in a row that counts, makes that row's terms NaN.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -15,10 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
+from jaxirls.checks import check_arguments
+from jaxirls.data import AlignedRows, Data, aligned_rows, gram, linear
 from jaxirls.families import NOT_STORED, Family
-from jaxirls.fit import check_arguments
-from jaxirls.linalg import half_inverse, plus_diagonal
+from jaxirls.linalg import HIGHEST, half_inverse, plus_diagonal
 from jaxirls.results import Fit
 
 __all__ = ["Estimate", "align", "at_estimate", "check_fit", "family_of", "zeroed"]
@@ -36,7 +35,7 @@ class Estimate(NamedTuple):
     """
 
     fit: Fit
-    rows: Rows
+    rows: AlignedRows
     used: Array
     valid: Array
     eta: Array
@@ -109,7 +108,7 @@ def at_estimate(
     check_fit("fit", fit)
     p = fit.params.shape[-1]
     family = family_of(fit, family)
-    checked = check_arguments(X, y, family, offset, freq_weights, var_weights, None, None, None, unique=False)
+    checked = check_arguments(X, y, family, offset, freq_weights, var_weights, unique=False)
     data: Data = jax.tree.map(jnp.asarray, checked)
     if data.X.shape[-1] != p:
         raise ValueError(f"X has {data.X.shape[-1]} columns, the fit {p} coefficients: give the design of the fit")
@@ -120,7 +119,7 @@ def at_estimate(
         raise ValueError(f"the batch axes do not broadcast: fit {fit.shape}, data {leads[1:]}") from None
     depth = max(depth, *map(len, leads))
     fit = _in_dtype(align(fit, depth), data.y.dtype)
-    rows = rows_of(data, jnp.ones((1,) * depth, bool), depth)
+    rows = aligned_rows(data, jnp.ones((1,) * depth, bool), depth)
     used = rows.freq > 0
     y, X, offset = _deepened(data.y, depth, 1), _deepened(data.X, depth, 2), data.offset
     valid = rows.family.valid_response(y) & jnp.isfinite(X).all(-1)
@@ -172,4 +171,4 @@ def family_of(fit: Fit, family: Family | None) -> Family:
     missing = [name for name in names if rows[name] is None]
     if missing:
         raise ValueError(f"family: the fit had {missing[0]}: give family=ji.{called}({missing[0]}=...)")
-    return dataclasses.replace(fit.family, **rows)  # type: ignore[type-var]
+    return fit.family.with_parameters(**rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -12,15 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxirls.arguments import is_number, numeric, refuse_empty
-from jaxirls.config import IRLS, LBFGS, Algorithm
+from jaxirls.checks import check_arguments, check_config, refuse_empty
+from jaxirls.config import IRLS, Algorithm
 from jaxirls.data import Data, batch_shape, core_ranks
-from jaxirls.dispersion import ScaleRule, is_estimated
 from jaxirls.engine import Outcome, fit_with_fallback, is_concrete
 from jaxirls.engine.batch import Batch, BatchLast
-from jaxirls.families import NOT_STORED, Family, check_family
+from jaxirls.families import NOT_STORED, Family
 from jaxirls.implicit import tangents
-from jaxirls.overdispersion import fit_with_alpha, is_open
+from jaxirls.overdispersion import fit_with_alpha
 from jaxirls.penalties import Penalty
 from jaxirls.results import Fit
 from jaxirls.trees import varying
@@ -94,11 +92,11 @@ def fit(
       (2, 2)
     """
     data = check_arguments(X, y, family, offset, freq_weights, var_weights, penalty, start, scale, fallback)
-    _check_config(config, penalty, fallback)
+    check_config(config, penalty, fallback)
     alpha_se = None
-    if is_open(family):
+    if family.is_open:
         outcome, alpha, alpha_se = fit_with_alpha(_solve, config, data)
-        family = _replaced(family, {"alpha": alpha})
+        family = family.with_parameters(alpha=alpha)
     else:
         outcome = _solve(config, data)
     solution, penalized, unpenalized_status = outcome
@@ -129,16 +127,6 @@ def fit(
         ),
         alpha_se=alpha_se,
     )
-
-
-def _check_config(config: Algorithm, penalty: Penalty | None, fallback: Penalty | None) -> None:
-    if not isinstance(config, (IRLS, LBFGS)):
-        raise ValueError(f"config must be ji.IRLS(...) or ji.LBFGS(...), got {type(config).__name__}")
-    for name, option in (("penalty", penalty), ("fallback", fallback)):
-        if isinstance(config, LBFGS) and option is not None and option.bends:
-            raise ValueError(
-                f"{name} is ji.{type(option).__name__}(), whose score ji.LBFGS does not know: use config=ji.IRLS(...)"
-            )
 
 
 def _solve(config: Algorithm, data: Data, last: bool = False) -> Outcome:
@@ -223,13 +211,9 @@ def _fit_mapped(config: Algorithm, last: bool, axes: Data, data: Data) -> Outcom
     return _solve(config, jax.tree.map(aligned, data, ranks, axes))
 
 
-def _replaced(family: Family, parameters: dict[str, Any]) -> Family:
-    return dataclasses.replace(family, **parameters)  # type: ignore[type-var]
-
-
 def _without_rows(family: Family) -> Family:
     given = {name for name in family.row_parameters if getattr(family, name) is not None}
-    return _replaced(family, dict.fromkeys(given, NOT_STORED))
+    return family.with_parameters(**dict.fromkeys(given, NOT_STORED))
 
 
 def as_batch(data: Data) -> Batch:
@@ -246,104 +230,3 @@ def as_batch_last(data: Data) -> BatchLast:
 
 def _map_leaves(function: Any, *trees: Any) -> list[Any]:
     return [function(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
-
-
-def check_arguments(
-    X: ArrayLike,
-    y: ArrayLike,
-    family: Family,
-    offset: ArrayLike | None,
-    freq_weights: ArrayLike | None,
-    var_weights: ArrayLike | None,
-    penalty: Penalty | None,
-    start: ArrayLike | None,
-    scale: ArrayLike | str | None,
-    fallback: Penalty | None = None,
-    unique: bool = True,
-) -> Data:
-    """Arrays of one dtype whose shapes fit together, or a ValueError that says which does not.
-
-    ``unique`` asks that the data can determine an estimate without a penalty.
-    """
-    check_family(family)
-    for name, option in (("penalty", penalty), ("fallback", fallback)):
-        if not (option is None or isinstance(option, Penalty)):
-            raise ValueError(f"{name} must be None or a penalty such as ji.Ridge(1.0), got {option!r}")
-    if not (penalty is None or fallback is None):
-        raise ValueError("penalty and fallback are both given: a fallback is for fits without a penalty; drop one")
-    used = penalty if fallback is None else fallback
-    named = {
-        "X": X,
-        "y": y,
-        "offset": offset,
-        "freq_weights": freq_weights,
-        "var_weights": var_weights,
-        "start": start,
-        "scale": None if isinstance(scale, str) else scale,
-    }
-    arrays = {name: None if value is None else numeric(name, value) for name, value in named.items()}
-    X_, y_ = arrays["X"], arrays["y"]
-    if X_ is None or y_ is None:
-        raise ValueError(f"{'X' if X_ is None else 'y'} is None: give an array")
-    if X_.ndim < 2:
-        raise ValueError(
-            f"X has shape {X_.shape}: expected (..., n, p), one row an observation; use X[:, None] for p = 1"
-        )
-    n, p = X_.shape[-2:]
-    if n == 0 or p == 0:
-        raise ValueError(f"X has shape {X_.shape}: it needs at least one row and one column")
-    if y_.ndim < 1 or y_.shape[-1] != n:
-        raise ValueError(f"y has shape {y_.shape}, X has {n} rows: expected y of shape (..., {n})")
-    if unique and n < p and not (used is not None and used.identifies):
-        raise ValueError(
-            f"X has {n} rows and {p} columns: n < p has no unique estimate; drop columns or give penalty=ji.Ridge(...)"
-        )
-    cores = {"offset": (n,), "freq_weights": (n,), "var_weights": (n,), "start": (p,)}
-    for name, core in cores.items():
-        value = arrays[name]
-        if value is not None and value.shape[-1:] != core:
-            raise ValueError(f"{name} has shape {value.shape}: expected (..., {core[0]}) for X of shape {X_.shape}")
-    # A number of Python's takes the precision of the arrays.
-    typed = [a.dtype for name, a in arrays.items() if a is not None and not is_number(named[name])]
-    floating = [dtype for dtype in typed if jnp.issubdtype(dtype, jnp.floating)]
-    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
-    if dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"the data are {dtype}: fits run in float32 or float64; convert X and y")
-    cast: dict[str, Any] = {name: None if a is None else a.astype(dtype, copy=False) for name, a in arrays.items()}
-    family = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), family)
-    for name in family.row_parameters:
-        value = getattr(family, name)
-        if value is not None and value.ndim and value.shape[-1] not in (1, n):
-            raise ValueError(f"family: {name} has shape {value.shape}, expected a number or (..., {n})")
-        if value is not None and not value.ndim:
-            family = _replaced(family, {name: value[None]})
-    rule = ScaleRule.of(scale) if isinstance(scale, str) else cast["scale"]
-    if used is not None:
-        used.check(family, is_open(family) or is_estimated(rule, family.has_dispersion))
-    if is_open(family) and scale is not None:
-        raise ValueError(f"scale is {scale!r} while alpha is estimated, and both measure the dispersion: drop scale")
-    data = Data(
-        cast["X"],
-        cast["y"],
-        cast["offset"],
-        cast["freq_weights"],
-        cast["var_weights"],
-        family,
-        None if penalty is None else penalty.bound(p, dtype),
-        cast["start"],
-        rule,
-        None if fallback is None else fallback.bound(p, dtype),
-    )
-    leads = {name: leaf.shape[: leaf.ndim - rank] for name, leaf, rank in _named_leaves(data)}
-    try:
-        lead = jnp.broadcast_shapes(*leads.values())
-    except ValueError:
-        listed = ", ".join(f"{name} {shape}" for name, shape in leads.items())
-        raise ValueError(f"the batch axes do not broadcast: {listed}") from None
-    refuse_empty(lead)
-    return data
-
-
-def _named_leaves(data: Data) -> list[tuple[str, Array, int]]:
-    paths = [jax.tree_util.keystr(path).strip(".") for path, _ in jax.tree_util.tree_flatten_with_path(data)[0]]
-    return list(zip(paths, jax.tree.leaves(data), jax.tree.leaves(core_ranks(data)), strict=True))

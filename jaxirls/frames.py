@@ -228,7 +228,7 @@ def fit(
             weights = own["freq_weights"]
             own["freq_weights"] = np.where(absent, 0.0, 1.0 if weights is None else weights)
         its = {name: values[taken] for name, values in parameters.items()}
-        return fit_arrays(family=dataclasses.replace(family, **its), **own, **options)  # type: ignore[type-var]
+        return fit_arrays(family=family.with_parameters(**its), **own, **options)
 
     codes = np.zeros(len(data), int)
     if groups is None:

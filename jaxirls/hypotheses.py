@@ -9,11 +9,11 @@ from jax import Array
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST, gram
+from jaxirls.data import gram
 from jaxirls.equations import pivot_tolerance
 from jaxirls.estimate import align, at_estimate, check_fit, zeroed
 from jaxirls.families import Family, NegativeBinomial
-from jaxirls.linalg import half_inverse, half_inverse_of_root
+from jaxirls.linalg import HIGHEST, half_inverse, half_inverse_of_root
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, f_tail, normal_reach
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from jaxirls.data import HIGHEST, Data, Rows, gram, linear, rows_of
+from jaxirls.data import AlignedRows, Data, aligned_rows, gram, linear
 from jaxirls.dispersion import dispersion
 from jaxirls.engine import Outcome
-from jaxirls.linalg import plus_diagonal
+from jaxirls.linalg import HIGHEST, plus_diagonal
 from jaxirls.status import Status
 from jaxirls.trees import varying
 
@@ -34,8 +34,8 @@ def tangents(outcome: Outcome, data: Data, moved: Data) -> Outcome:
     fitted = solution.status == Status.CONVERGED
     beta = jnp.where(fitted[..., None], solution.params, 0.0)
 
-    def clean(data: Data) -> Rows:
-        rows = rows_of(data, fitted, solution.params.ndim - 1)
+    def clean(data: Data) -> AlignedRows:
+        rows = aligned_rows(data, fitted, solution.params.ndim - 1)
         return rows._replace(penalized=fitted & outcome.penalized)
 
     pull = jax.jvp(lambda data: score(beta, clean(data)), (data,), (moved,))[1]
@@ -69,13 +69,13 @@ def no_tangent(leaf: Array) -> Array:
     return jnp.zeros_like(leaf, dtype=leaf.dtype if floating else jax.dtypes.float0)
 
 
-def score(beta: Array, data: Rows) -> Array:
+def score(beta: Array, data: AlignedRows) -> Array:
     residual = data.freq * data.var * data.family.working(linear(beta, data), data.y).score
     score = jnp.einsum("...np,...n->...p", data.X, residual, precision=HIGHEST)
     return score if data.penalty is None else score + _penalty_score(beta, data)
 
 
-def _penalty_score(beta: Array, data: Rows) -> Array:
+def _penalty_score(beta: Array, data: AlignedRows) -> Array:
     """What the penalty adds to the score, zero where there is none."""
     penalty: Any = data.penalty
     score = jnp.zeros_like(beta) if penalty.diagonal is None else -penalty.diagonal * beta
@@ -84,7 +84,7 @@ def _penalty_score(beta: Array, data: Rows) -> Array:
     return jnp.where(data.penalized[..., None], score, 0.0)
 
 
-def _bend(beta: Array, data: Rows) -> Array:
+def _bend(beta: Array, data: AlignedRows) -> Array:
     """½ Σᵢ qᵢ rᵢ xᵢ, see ``penalties``."""
     penalty: Any = data.penalty
     eta, weight = linear(beta, data), data.freq * data.var
@@ -98,7 +98,7 @@ def _bend(beta: Array, data: Rows) -> Array:
     return jnp.einsum("...np,...n->...p", data.X, pull, precision=HIGHEST)
 
 
-def observed_information(beta: Array, data: Rows) -> Array:
+def observed_information(beta: Array, data: AlignedRows) -> Array:
     """-∂score/∂β; not symmetric, where a penalty's score is no gradient."""
     eta = linear(beta, data)
     information = gram(data, data.freq * data.var * data.family.observed_information(eta, data.y))
@@ -112,7 +112,7 @@ def observed_information(beta: Array, data: Rows) -> Array:
     return information - jnp.moveaxis(turn, 0, -1)
 
 
-def _measures(beta: Array, data: Rows) -> dict[str, Array]:
+def _measures(beta: Array, data: AlignedRows) -> dict[str, Array]:
     """The differentiable statistics of a fit, as functions of the estimate and the data."""
     family, eta, weight = data.family, linear(beta, data), data.freq * data.var
     deviance = (weight * family.unit_deviance(eta, data.y)).sum(-1)

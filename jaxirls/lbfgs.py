@@ -19,9 +19,9 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import cg
 
 from jaxirls.config import LBFGS
-from jaxirls.data import HIGHEST
 from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import Method, by_cholesky
+from jaxirls.linalg import HIGHEST
 from jaxirls.matrixfree import by_products
 from jaxirls.problem import ILL_CONDITIONED, Problem, State, error_unit
 from jaxirls.proof import (

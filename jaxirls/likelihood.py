@@ -18,7 +18,7 @@ from jaxirls.rows import Rows
 
 __all__ = [
     "Asked",
-    "Estimate",
+    "LaneEstimate",
     "Likelihood",
     "deviance",
     "log_likelihood",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class Estimate(NamedTuple):
+class LaneEstimate(NamedTuple):
     """Where the likelihood of T datasets is asked for."""
 
     params: Array  # (p, T)
@@ -47,11 +47,11 @@ class Asked(NamedTuple):
     """Likelihoods of which some are still to be found."""
 
     pending: Array  # (T,), which
-    at: Estimate
+    at: LaneEstimate
     known: Likelihood
 
 
-def pending_deviance(problem: Problem, at: Estimate, config: Algorithm) -> tuple[Array, Array]:
+def pending_deviance(problem: Problem, at: LaneEstimate, config: Algorithm) -> tuple[Array, Array]:
     """The deviances, NaN for a lane without an estimate; and the dispersions."""
     return deviance(problem, jnp.where(at.aliased, 0.0, at.params)), at.scale
 

@@ -20,6 +20,8 @@ from jaxirls.folds import total, unrolls
 from jaxirls.trees import varying
 
 WIDE = 64
+# Of every product of matrices: on some devices less is the default.
+HIGHEST = lax.Precision.HIGHEST
 
 
 class Factor(NamedTuple):

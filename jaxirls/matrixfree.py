@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.sparse.linalg import cg
 
-from jaxirls.data import HIGHEST
 from jaxirls.designs import Kernel
 from jaxirls.equations import Equations, System, further
+from jaxirls.linalg import HIGHEST
 
 __all__ = ["by_products"]
 

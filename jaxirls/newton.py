@@ -48,7 +48,7 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     z = system.design.whitened(fisher.factor)
     turn = jnp.eye(p, dtype=beta.dtype)[:, :, None] + products(z, surplus)
     newton, half = linalg.factorize_with(turn, fisher.half)
-    root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision="highest")
+    root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision=linalg.HIGHEST)
     return _merged(fisher, linalg.factor_of(root), half, ~newton.lossy)
 
 

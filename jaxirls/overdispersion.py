@@ -15,7 +15,6 @@ derivatives of everything a fit reports are those of the joint estimate. At α =
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,15 +25,14 @@ from jax import Array, lax
 from jax.scipy.linalg import cho_solve
 
 from jaxirls.config import Algorithm
-from jaxirls.data import Data, Rows, batch_shape, linear, rows_of
+from jaxirls.data import AlignedRows, Data, aligned_rows, batch_shape, linear
 from jaxirls.engine import Outcome, is_concrete
-from jaxirls.families import NegativeBinomial
 from jaxirls.implicit import no_tangent, observed_information, score
 from jaxirls.links import slope
 from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
 
-__all__ = ["fit_with_alpha", "is_open"]
+__all__ = ["fit_with_alpha"]
 
 MAX_TURNS = 60
 LARGEST_STEP = 3.0
@@ -42,7 +40,7 @@ LARGEST_STEP = 3.0
 Solve = Callable[[Algorithm, Data], Outcome]
 
 
-class State(NamedTuple):
+class AlphaSearch(NamedTuple):
     """Where the search for α stands, every array ``(...)``."""
 
     alpha: Array
@@ -54,18 +52,13 @@ class State(NamedTuple):
     code: Array  # RUNNING or a status
 
 
-class Profile(NamedTuple):
+class AlphaProfile(NamedTuple):
     """The profile log-likelihood at one α, ``(...)``."""
 
     slope: Array  # p'
     information: Array  # -p''
     alone: Array  # -∂²ℓ/∂t², β held fixed
     noise: Array  # what rounding leaves of a slope of zero
-
-
-def is_open(family: Any) -> bool:
-    """Whether the family is negative binomial with α left to the fit."""
-    return isinstance(family, NegativeBinomial) and family.alpha is None
 
 
 def fit_with_alpha(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array, Array]:
@@ -94,9 +87,9 @@ def _joint(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array,
     """The fits at α̂, α̂, how the search for it ended and the passes it took, those fits included."""
     lead = batch_shape(data)
     zero, count = jnp.zeros(lead, data.y.dtype), jnp.zeros(lead, jnp.int32)
-    state = State(zero, zero - jnp.inf, zero + jnp.inf, count, count, zero - jnp.inf, count + RUNNING)
+    state = AlphaSearch(zero, zero - jnp.inf, zero + jnp.inf, count, count, zero - jnp.inf, count + RUNNING)
 
-    def turn(state: State) -> tuple[State, Outcome, Array]:
+    def turn(state: AlphaSearch) -> tuple[AlphaSearch, Outcome, Array]:
         """The search one turn on, the fits before it, and whether it goes on: the last turn leaves the fits at α̂."""
         outcome = varying(solve(config, _at(data, state.alpha)), data)
         alpha = jnp.where(state.alpha == 0, 1.0, state.alpha)
@@ -132,7 +125,7 @@ def _joint_jvp(solve: Solve, config: Algorithm, primals: tuple[Data], moved: tup
 
 
 @partial(jax.jit, static_argnums=0)
-def _advance(config: Algorithm, state: State, outcome: Outcome, profile: Profile, data: Data) -> State:
+def _advance(config: Algorithm, state: AlphaSearch, outcome: Outcome, profile: AlphaProfile, data: Data) -> AlphaSearch:
     """The next α of every dataset that is still running, given its fit and the profile at the present one."""
     solution = outcome.solution
     running, fitted = state.code == RUNNING, solution.status == Status.CONVERGED
@@ -164,7 +157,7 @@ def _advance(config: Algorithm, state: State, outcome: Outcome, profile: Profile
     alpha = jnp.where(first, begin, jnp.exp(jnp.where(done, at + newton, following)))
     alpha = jnp.where(failed, 0.0, alpha)
     floor = jnp.where(doubtful & fitted, solution.llf, -jnp.inf)
-    after = State(alpha, lower, upper, turns, state.passes + solution.n_iter, floor, code.astype(jnp.int32))
+    after = AlphaSearch(alpha, lower, upper, turns, state.passes + solution.n_iter, floor, code.astype(jnp.int32))
     return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
 
 
@@ -179,7 +172,7 @@ def _overdispersion(outcome: Outcome, data: Data, fitted: Array) -> tuple[Array,
 
 
 @jax.jit
-def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> Profile:
+def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> AlphaProfile:
     """The (penalized) profile log-likelihood at α, where ``outcome`` is the fit at α."""
     rows, beta = _rows(outcome, alpha, data, fitted)
     eta = linear(beta, rows)
@@ -200,21 +193,21 @@ def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> Profi
     explained = cho_solve((jnp.linalg.cholesky(curvature), True), cross[..., None])[..., 0]
     sizes = rows.freq * rows.var * (1 + rows.y + rows.family.mean(eta))
     noise = 4 * jnp.finfo(beta.dtype).eps * sizes.sum(-1)
-    return Profile(slope(likelihood, t), alone - (cross * explained).sum(-1), alone, noise)
+    return AlphaProfile(slope(likelihood, t), alone - (cross * explained).sum(-1), alone, noise)
 
 
-def _rows(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> tuple[Rows, Array]:
+def _rows(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> tuple[AlignedRows, Array]:
     """The rows with α in their family, and the coefficients; harmless where nothing was fitted."""
     if data.fallback is not None:
         data = data._replace(penalty=data.fallback, fallback=None)
-    rows = rows_of(_at(data, jnp.where(fitted, alpha, 1.0)), fitted, fitted.ndim)
+    rows = aligned_rows(_at(data, jnp.where(fitted, alpha, 1.0)), fitted, fitted.ndim)
     rows = rows._replace(penalized=fitted & outcome.penalized)
     return rows, jnp.where(fitted[..., None], outcome.solution.params, 0.0)
 
 
 def _at(data: Data, alpha: Array) -> Data:
-    return data._replace(family=dataclasses.replace(data.family, alpha=alpha))  # type: ignore[type-var]
+    return data._replace(family=data.family.with_parameters(alpha=alpha))
 
 
-def _rows_at(rows: Rows, alpha: Array) -> Rows:
-    return rows._replace(family=dataclasses.replace(rows.family, alpha=alpha))  # type: ignore[type-var]
+def _rows_at(rows: AlignedRows, alpha: Array) -> AlignedRows:
+    return rows._replace(family=rows.family.with_parameters(alpha=alpha))

@@ -10,9 +10,9 @@ from jax import Array
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
-from jaxirls.data import HIGHEST
 from jaxirls.estimate import align, check_fit, zeroed
 from jaxirls.families import Family
+from jaxirls.linalg import HIGHEST
 from jaxirls.links import slope
 from jaxirls.results import Fit, over_rows
 from jaxirls.special import normal_reach

@@ -31,13 +31,14 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from jaxirls.config import IRLS, Algorithm
-from jaxirls.data import HIGHEST, Rows, family_ranks, gram, linear
+from jaxirls.data import AlignedRows, family_ranks, gram, linear
 from jaxirls.engine import is_concrete
 from jaxirls.estimate import Estimate, at_estimate
 from jaxirls.families import Family
 from jaxirls.fit import fit as fit_all
 from jaxirls.hypotheses import HypothesisTest
 from jaxirls.implicit import observed_information, score
+from jaxirls.linalg import HIGHEST
 from jaxirls.penalties import Jeffreys
 from jaxirls.results import Fit
 from jaxirls.special import chi2_tail, normal_reach
@@ -183,7 +184,7 @@ class _Data(NamedTuple):
     limit: Array  # (..., 1, 1, n), freq without the rows that move along the direction of recession
     family: Family
     scale: Array  # (..., 1, 1)
-    bent: Rows | None  # all columns, where Jeffreys' penalty is profiled too
+    bent: AlignedRows | None  # all columns, where Jeffreys' penalty is profiled too
 
 
 class _Point(NamedTuple):
@@ -355,7 +356,7 @@ def _constrained(at: Estimate) -> _Data:
     )
 
 
-def _bent(at: Estimate) -> Rows:
+def _bent(at: Estimate) -> AlignedRows:
     """The rows with Jeffreys' penalty, where the fit has it; lanes as in ``_Data``."""
     rows = at.rows._replace(penalty=Jeffreys(), penalized=at.fit.penalized, scale=at.fit.scale)
     cores = {"X": 2, "y": 1, "offset": 1, "freq": 1, "var": 1, "penalized": 0, "scale": 0}
@@ -380,7 +381,7 @@ class _Climb(NamedTuple):
     turns: Array
 
 
-def _maximize_bent(rows: Rows, b: Array, start: Array, config: Algorithm) -> _Point:
+def _maximize_bent(rows: AlignedRows, b: Array, start: Array, config: Algorithm) -> _Point:
     """The penalized profile at b: Newton's steps, Fisher's where the objective is not concave, both halved."""
     p, dtype = rows.X.shape[-1], b.dtype
     scale: Any = rows.scale

@@ -20,7 +20,7 @@ from jaxirls.dispersion import ScaleRule, dispersion
 from jaxirls.edge import is_inside
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
-from jaxirls.likelihood import Asked, Estimate, Likelihood
+from jaxirls.likelihood import Asked, LaneEstimate, Likelihood
 from jaxirls.linalg import norm
 from jaxirls.problem import ILL_CONDITIONED, Problem, State, bent, error_unit, is_rounding, loss_terms
 from jaxirls.rows import Rows
@@ -59,7 +59,7 @@ class Solution(NamedTuple):
     @property
     def asked(self) -> Asked:
         """The likelihoods, where some are pending."""
-        at = Estimate(self.params, self.aliased, self.scale)
+        at = LaneEstimate(self.params, self.aliased, self.scale)
         return Asked(cast(Array, self.pending), at, Likelihood(self.deviance, self.llf))
 
     def completed(self, found: Likelihood) -> Solution:

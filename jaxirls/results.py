@@ -14,7 +14,7 @@ from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
 from jaxirls.families import Family
-from jaxirls.linalg import condition_number, half_inverse_of_root, plus_diagonal
+from jaxirls.linalg import HIGHEST, condition_number, half_inverse_of_root, plus_diagonal
 from jaxirls.penalties import Penalty
 from jaxirls.special import normal_reach
 from jaxirls.status import Status
@@ -200,7 +200,7 @@ class Fit:
     def curvature(self) -> Array:
         """Information plus the penalty's second derivative at unit dispersion, ``(..., p, p)``."""
         root = self.known_root()
-        return jnp.einsum("...ki,...kj->...ij", root, root, precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum("...ki,...kj->...ij", root, root, precision=HIGHEST)
 
     @property
     def condition_number(self) -> Array:
@@ -264,7 +264,7 @@ class Fit:
             raise ValueError(
                 f"predict(X): X has shape {X.shape}, expected (..., m, {self.params.shape[-1]}): a column a coefficient"
             )
-        eta = jnp.einsum("...mp,...p->...m", X, self.used_params, precision=jax.lax.Precision.HIGHEST)
+        eta = jnp.einsum("...mp,...p->...m", X, self.used_params, precision=HIGHEST)
         if offset is not None:
             offset = jnp.asarray(offset, eta.dtype)
             if offset.shape[-1:] not in ((), X.shape[-2:-1]):

@@ -36,7 +36,7 @@ proof stands is undecided.
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -44,8 +44,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxirls.arguments import numeric, refuse_empty
-from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie, check_family
+from jaxirls.checks import check_arguments
+from jaxirls.data import Data, batch_shape, family_ranks
+from jaxirls.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson, Tweedie
 from jaxirls.folds import folded, total
 from jaxirls.orthogonal import balanced, combine, length, orthonormalize, project
 from jaxirls.rows import nonnegative
@@ -109,44 +110,24 @@ def detect_separation(
       >>> print(ji.detect_separation(X, y, ji.Binomial()).separated)
       [ True False]
     """
-    check_family(family)
-    given = {"X": X, "y": y, "freq_weights": freq_weights, "var_weights": var_weights}
-    arrays = {name: numeric(name, value) for name, value in given.items() if value is not None}
-    floating = [a.dtype for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtype = max(floating, key=lambda kind: kind.itemsize) if floating else jnp.result_type(float)
-    arrays = {name: jnp.asarray(a.astype(dtype)) for name, a in arrays.items()}
-    if dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"the data are {dtype}: separation is decided in float32 or float64; convert X and y")
-    design = arrays.pop("X")
-    if design.ndim < 2 or 0 in design.shape[-2:]:
-        raise ValueError(f"X has shape {design.shape}: expected (..., n, p), one row an observation")
-    n, p = design.shape[-2:]
-    for name, a in arrays.items():
-        if a.shape[-1:] != (n,):
-            raise ValueError(f"{name} has shape {a.shape}: expected (..., {n}) for X of shape {design.shape}")
-    family = _by_row(family, dtype)
-    shapes = {"X": (*design.shape[:-2], n), **{name: a.shape for name, a in arrays.items()}}
-    try:
-        shape = jnp.broadcast_shapes(*shapes.values(), *(leaf.shape for leaf in jax.tree.leaves(family)))
-    except ValueError:
-        listed = ", ".join(f"{name} {given[:-1]}" for name, given in shapes.items())
-        raise ValueError(f"the batch axes do not broadcast: {listed}, family {family}") from None
-    refuse_empty(shape[:-1])
-    arrays = {name: jnp.broadcast_to(a, shape) for name, a in arrays.items()}
-    family = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), family)
+    checked = check_arguments(X, y, family, None, freq_weights, var_weights, unique=False)
+    data: Data = jax.tree.map(jnp.asarray, checked)
+    n, p = data.X.shape[-2:]
+    shape = (*batch_shape(data), n)
 
-    response = arrays.pop("y")
-    present = jnp.ones(shape, bool)
-    valid = jnp.ones(shape, bool)
-    for weights in arrays.values():
-        present &= weights != 0
-        valid &= nonnegative(weights)
-    rows = family.valid_response(response) & jnp.broadcast_to(jnp.isfinite(design).all(-1), shape)
-    valid = jnp.all(valid & (rows | ~present), axis=-1)
+    def by_row(leaf: Array, rank: int = 1) -> Array:
+        return jnp.broadcast_to(leaf if rank else leaf[..., None], shape)
+
+    family = jax.tree.map(by_row, data.family, family_ranks(data.family))
+    response = by_row(data.y)
+    rows = family.valid_response(response) & by_row(jnp.isfinite(data.X).all(-1))
+    weights = [by_row(given) for given in (data.freq_weights, data.var_weights) if given is not None]
+    present = reduce(jnp.logical_and, (weight != 0 for weight in weights), jnp.ones(shape, bool))
+    valid = reduce(jnp.logical_and, map(nonnegative, weights), rows | ~present).all(-1)
     cone = row_cones(family, response)
     if cone is None:
-        return Recession(jnp.zeros_like(valid), valid, jnp.zeros((*valid.shape, p), dtype))
-    return _tiled(design, jnp.where(present, cone, ABSENT), valid)
+        return Recession(jnp.zeros_like(valid), valid, jnp.zeros((*valid.shape, p), response.dtype))
+    return _tiled(data.X, jnp.where(present, cone, ABSENT), valid)
 
 
 def row_cones(family: Family, y: Array) -> Array | None:
@@ -380,16 +361,6 @@ def _pivot(problem: _Problem, state: _State) -> _State:
 
     moved = jax.tree.map(frozen, after._replace(n_iter=active), state._replace(n_iter=active))
     return moved._replace(n_iter=state.n_iter + 1)
-
-
-def _by_row(family: Family, dtype: jnp.dtype) -> Family:
-    """The family with every parameter an array that broadcasts against ``(..., n)``."""
-
-    def leaf(path: tuple, value: ArrayLike) -> Array:
-        array = jnp.asarray(value).astype(dtype)
-        return array if getattr(path[0], "name", None) in family.row_parameters else array[..., None]
-
-    return jax.tree_util.tree_map_with_path(leaf, family)
 
 
 @jax.jit

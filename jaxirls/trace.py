@@ -12,12 +12,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxirls import irls, rounds, starts
+from jaxirls.checks import check_arguments
 from jaxirls.config import IRLS
 from jaxirls.designs import Dense
 from jaxirls.engine.batch import problem
 from jaxirls.equations import by_cholesky, by_qr
 from jaxirls.families import Family
-from jaxirls.fit import as_batch, check_arguments
+from jaxirls.fit import as_batch
 from jaxirls.likelihood import pending_deviance, pending_likelihood
 from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.proof import Solution, last_pass, statistics
@@ -109,7 +110,7 @@ def trace(
     """
     if not isinstance(config, IRLS):
         raise ValueError(f"trace: config must be ji.IRLS(...), whose steps it shows, got {type(config).__name__}")
-    data = check_arguments(X, y, family, offset, freq_weights, var_weights, None, start, scale)
+    data = check_arguments(X, y, family, offset, freq_weights, var_weights, start=start, scale=scale)
     if data.X.ndim != 2 or data.y.ndim != 1:
         raise ValueError(
             f"trace takes one dataset: X has shape {data.X.shape} and y {data.y.shape}; index the batch first"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxirls as ji
-from jaxirls.data import Data, gram, linear, rows_of
+from jaxirls.data import Data, aligned_rows, gram, linear
 
 SHAPED = ("llf", "deviance", "pearson_chi2", "scale", "nobs", "n_iter", "score_norm", "newton_decrement", "min_weight")
 
@@ -32,7 +32,7 @@ def fit_at(params, family, data, scale=1.0):
     given = {name: jnp.asarray(value) for name, value in data.items()}
     whole = {name: given.get(name) for name in ("X", "y", "offset", "freq_weights", "var_weights")}
     params, family = jnp.asarray(params), jax.tree.map(jnp.asarray, family)
-    rows = rows_of(Data(**whole, family=family, penalty=None, start=None, scale=None), jnp.ones((), bool), 0)
+    rows = aligned_rows(Data(**whole, family=family, penalty=None, start=None, scale=None), jnp.ones((), bool), 0)
     eta, weight = linear(params, rows), rows.freq * rows.var
     numbers = dict.fromkeys(SHAPED, jnp.zeros(()))
     numbers["deviance"] = (weight * family.unit_deviance(eta, rows.y)).sum()

@@ -233,7 +233,7 @@ def test_a_kernel_is_told_nothing_twice():
         return twice + 1 / (x * jnp.float32(-0.0)) - 1 / (x * jnp.float32(0.0))
 
     x = jax.ShapeDtypeStruct((GROUP,), jnp.float32)
-    form = vectors.Lanes(GROUP, lambda value, dtype: jnp.full(GROUP, value, dtype), None, None)
+    form = vectors.Vectors(GROUP, lambda value, dtype: jnp.full(GROUP, value, dtype), None, None)
 
     def vector(x):
         cell = np.empty(1, object)

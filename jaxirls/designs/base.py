@@ -12,7 +12,7 @@ from jax import Array, lax
 from jaxirls.folds import total
 from jaxirls.linalg import Factor, forward
 
-Rows = Any
+RowData = Any
 
 
 class UnsupportedError(Exception):
@@ -32,7 +32,7 @@ class Terms(NamedTuple):
     excess: Array | None = None
 
 
-Kernel = Callable[[Array, Rows], Terms]  # (eta, rows) -> Terms, elementwise
+Kernel = Callable[[Array, RowData], Terms]  # (eta, rows) -> Terms, elementwise
 
 
 class Sums(NamedTuple):
@@ -78,7 +78,7 @@ class Design(Protocol):
         """Xᵀr of r (n, T), (p, T)."""
         ...
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         """One pass over the data at ``beta``; η = Xβ is what the kernel receives."""
         ...
 
@@ -90,7 +90,7 @@ class Design(Protocol):
         """|xᵢ|², (n, T), or (n, 1) where all lanes share X."""
         ...
 
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
+    def total(self, rows: RowData, term: Callable[[RowData], Array], count: int) -> Array:
         """Σᵢ of an elementwise term of the row data, (T,)."""
         return self.fold(jnp.add, term(rows), count)
 
@@ -114,7 +114,7 @@ def square(x: Array) -> Array:
     return total(lambda j: jnp.square(x[:, j]), x.shape[1])
 
 
-def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
+def some_rows(rows: RowData, start: Array | int, size: int) -> RowData:
     """Some rows of row data; what is the same for every row stays."""
 
     def cut(leaf: Array) -> Array:
@@ -126,7 +126,7 @@ def some_rows(rows: Rows, start: Array | int, size: int) -> Rows:
 def masked(kernel: Kernel) -> Kernel:
     """The kernel for pairs of row data and of whether a row is there: one that is not adds nothing."""
 
-    def seen(eta: Array, rows: tuple[Rows, Array]) -> Terms:
+    def seen(eta: Array, rows: tuple[RowData, Array]) -> Terms:
         own, present = rows
         terms = kernel(eta, own)
         kept = jax.tree.map(lambda term: jnp.where(present, term, 0.0), terms._replace(minima=()))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, UnsupportedError, masked, repeated, some_rows
+from jaxirls.designs.base import Design, Kernel, RowData, Sums, UnsupportedError, masked, repeated, some_rows
 from jaxirls.designs.lanes import Lanes, combine, unpacked
 from jaxirls.designs.matrices import Dense
 from jaxirls.trees import pytree, varying
@@ -32,7 +32,7 @@ class LanesByBlock(Lanes):
         """Rows a turn."""
         return 8
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         return _sums(self.p, _added(_nothing(self.x, beta, rows, kernel), self.x, beta, rows, kernel, self.block))
 
 
@@ -47,7 +47,7 @@ class InOneKernel(LanesByBlock):
     def lanes(self, count: int) -> Array:
         return repeated(self.x, count)
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         if self.p > STRAIGHT:
             return Dense.of(self.x, beta.shape[1]).accumulate(beta, rows, kernel)
         return super().accumulate(beta, rows, kernel)
@@ -82,7 +82,7 @@ class Streamed(Design):
         size = self.x.dtype.itemsize
         return max(1, min(COLUMN // size, TURN // (self.p * size)))
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         found = _nothing(self.x, beta, rows, kernel)
         for part, is_new in self._parts():
             x, own = _cut((self.x, rows), part)
@@ -93,8 +93,8 @@ class Streamed(Design):
         found = _Block(lax.psum(found.sums, SHARES), lax.pmin(found.minima, SHARES), lax.psum(found.log, SHARES))
         return _sums(self.p, found)
 
-    def total(self, rows: Rows, term: Callable[[Rows], Array], count: int) -> Array:
-        def added(found: Array, own: Rows, size: int, is_new: Array | None) -> Array:
+    def total(self, rows: RowData, term: Callable[[RowData], Array], count: int) -> Array:
+        def added(found: Array, own: RowData, size: int, is_new: Array | None) -> Array:
             def add(i: Array, found: Array) -> Array:
                 value = term(some_rows(own, i, 1))
                 return found + (value if is_new is None else jnp.where(is_new, value, 0.0))
@@ -134,7 +134,7 @@ class _Block(NamedTuple):
 
 
 def _row_terms(
-    row: tuple[Array, Rows], beta: Array, kernel: Kernel
+    row: tuple[Array, RowData], beta: Array, kernel: Kernel
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], Array | None]:
     """What a row, X's ``(1, p, T)`` and its data, adds to the sums, its minima, and its excess."""
     x, rows = row
@@ -146,14 +146,14 @@ def _row_terms(
     return (*sums, *terms.sums), terms.minima, terms.excess
 
 
-def _nothing(x: Array, beta: Array, rows: Rows, kernel: Kernel) -> _Block:
+def _nothing(x: Array, beta: Array, rows: RowData, kernel: Kernel) -> _Block:
     """The sums of no rows."""
     zero = jnp.zeros((1, beta.shape[1]), x.dtype)
     sums, minima, _ = jax.eval_shape(lambda: _row_terms(some_rows((x, rows), 0, 1), beta, kernel))
     return varying(_Block((zero,) * len(sums), (zero + jnp.inf,) * len(minima), zero), x, rows, beta)
 
 
-def _added(found: _Block, x: Array, beta: Array, rows: Rows, kernel: Kernel, block: int) -> _Block:
+def _added(found: _Block, x: Array, beta: Array, rows: RowData, kernel: Kernel, block: int) -> _Block:
     """The sums with those of more rows, a ``block`` a turn."""
 
     def turn(i: Array | int, found: _Block, size: int = block) -> _Block:

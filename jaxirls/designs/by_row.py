@@ -17,7 +17,7 @@ from jaxirls.designs.base import (
     Design,
     Kernel,
     Pair,
-    Rows,
+    RowData,
     Sums,
     Terms,
     factors,
@@ -70,7 +70,7 @@ class LanesByRow(Lanes):
         near = [rows for rows in range(most // 2 + 1, most * 3 // 2 + 1) if self.n % rows == 0]
         return min(near, key=lambda rows: abs(rows - most), default=most)
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         return _sums(self.running(beta, rows, kernel))
 
     def fold(self, pair: Pair, values: Array, count: int) -> Array:
@@ -80,7 +80,9 @@ class LanesByRow(Lanes):
     def whitened(self, factor: Factor) -> Design:
         return LanesByRow(_through_by_row(factor, self.x))
 
-    def running(self, beta: Array, rows: Rows, kernel: Kernel, last: tuple[Rows, Array] | None = None) -> _Running:
+    def running(
+        self, beta: Array, rows: RowData, kernel: Kernel, last: tuple[RowData, Array] | None = None
+    ) -> _Running:
         """The sums of all rows, as they are kept from row to row.
 
         If ``last`` is given, it has the data of the last row, which the row data then lack, and the lanes, (1, T), that
@@ -237,7 +239,7 @@ class Folded(Design):
         total = self._total(folded(pair, lambda i: rows[i], rows.shape[0]), pair)
         return pair(total, folded(pair, lambda i: rest[i], self._left)) if self._left else total
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         last = None
         if self._left:
             last = jax.tree.map(self._last, rows), jnp.repeat(jnp.arange(self._fold) < self._left, self.count)[None]

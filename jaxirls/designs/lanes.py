@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Pair, Rows, Sums, log_excess_of, repeated, square, through
+from jaxirls.designs.base import Design, Kernel, Pair, RowData, Sums, log_excess_of, repeated, square, through
 from jaxirls.linalg import Factor
 from jaxirls.trees import pytree
 
@@ -49,7 +49,7 @@ class Lanes(Design):
     def squares(self) -> Array:
         return square(self.x)
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         n, p, lanes = self.x.shape
         # The barriers keep XLA from computing the kernel, or a product, again for every sum that uses it.
         terms = lax.optimization_barrier(kernel(combine(self.x, beta), rows))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxirls.designs.base import Design, Kernel, Rows, Sums, merged, reduced, repeated, some_rows, square, through
+from jaxirls.designs.base import Design, Kernel, RowData, Sums, merged, reduced, repeated, some_rows, square, through
 from jaxirls.designs.lanes import Lanes
-from jaxirls.linalg import Factor
+from jaxirls.linalg import HIGHEST, Factor
 from jaxirls.trees import pytree
 
 # What a weighted copy is made of at a time: elements of X that stay in cache, and rows at least.
@@ -49,7 +49,7 @@ class Shared(Design):
     def squares(self) -> Array:
         return square(self.x[:, :, None])
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         p = self.p
         terms = kernel(self.predict(beta), rows)
         n, lanes = self.n, beta.shape[1]
@@ -84,30 +84,30 @@ class Dense(Design):
         return self.x.transpose(1, 2, 0)
 
     def predict(self, beta: Array) -> Array:
-        return jnp.einsum("tnp,pt->nt", self.x, beta, precision=lax.Precision.HIGHEST)
+        return jnp.einsum("tnp,pt->nt", self.x, beta, precision=HIGHEST)
 
     def pull(self, residual: Array) -> Array:
-        return jnp.einsum("tnp,nt->pt", self.x, residual, precision=lax.Precision.HIGHEST)
+        return jnp.einsum("tnp,nt->pt", self.x, residual, precision=HIGHEST)
 
     def whitened(self, factor: Factor) -> Design:
         return Dense(jnp.moveaxis(through(factor, self.lanes(self.x.shape[0])), -1, 0))
 
     def squares(self) -> Array:
-        return jnp.einsum("tnp,tnp->nt", self.x, self.x, precision=lax.Precision.HIGHEST)
+        return jnp.einsum("tnp,tnp->nt", self.x, self.x, precision=HIGHEST)
 
-    def accumulate(self, beta: Array, rows: Rows, kernel: Kernel) -> Sums:
+    def accumulate(self, beta: Array, rows: RowData, kernel: Kernel) -> Sums:
         block = min(self.n, max(DENSE_ROWS, DENSE_ELEMENTS // (self.p * self.x.shape[0])))
         whole = self.n // block
 
         def part(start: Array | int, size: int) -> Sums:
             x, own = lax.dynamic_slice_in_dim(self.x, start, size, 1), some_rows(rows, start, size)
-            terms = kernel(jnp.einsum("tnp,pt->nt", x, beta, precision=lax.Precision.HIGHEST), own)
+            terms = kernel(jnp.einsum("tnp,pt->nt", x, beta, precision=HIGHEST), own)
             lanes = beta.shape[1]
             weight = jnp.broadcast_to(terms.weight, (size, lanes))
             residual = jnp.broadcast_to(terms.residual, (size, lanes))
             weighted = x * weight.T[:, :, None]
-            gram = jnp.einsum("tnp,tnq->pqt", weighted, x, precision=lax.Precision.HIGHEST)
-            score = jnp.einsum("tnp,nt->pt", x, residual, precision=lax.Precision.HIGHEST)
+            gram = jnp.einsum("tnp,tnq->pqt", weighted, x, precision=HIGHEST)
+            score = jnp.einsum("tnp,nt->pt", x, residual, precision=HIGHEST)
             return Sums(gram, score, *reduced(terms, lanes))
 
         total = part(0, block)
@@ -117,4 +117,4 @@ class Dense(Design):
 
 
 def _dot(a: Array, b: Array) -> Array:
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
+    return jnp.dot(a, b, precision=HIGHEST)

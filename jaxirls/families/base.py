@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -77,6 +78,15 @@ class Family:
     def is_canonical(self) -> bool:
         """Whether expected and observed information are one for every response."""
         return type(self.link) is self.canonical_link
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a parameter is left to the fit."""
+        return False
+
+    def with_parameters(self, **parameters: Any) -> Family:
+        """The family with these parameters in place of its own."""
+        return dataclasses.replace(self, **parameters)  # type: ignore[type-var]
 
     def working(self, eta: Array, y: Array) -> Working:
         """Score, weight and loss at η."""

@@ -199,6 +199,10 @@ class NegativeBinomial(Family):
         if isinstance(self.alpha, Real) and not self.alpha > 0:
             raise ValueError(f"alpha must be positive, got {self.alpha}; for no overdispersion use Poisson()")
 
+    @property
+    def is_open(self) -> bool:
+        return self.alpha is None
+
     def _alpha(self, like: Array) -> Array:
         if self.alpha is None:
             raise ValueError(

@@ -23,7 +23,7 @@ from jax.experimental.mosaic.gpu.fragmented_array import Tiling
 from jax.experimental.pallas import mosaic_gpu
 
 from jaxirls.designs import SHARES
-from jaxirls.kernel.vectors import Lanes, Stored, Value, evaluate
+from jaxirls.kernel.vectors import Stored, Value, Vectors, evaluate
 
 __all__ = ["launch"]
 
@@ -95,7 +95,7 @@ def launch(
             array if is_rows else array.cells([0] * leaf.ndim, leaf.shape)
             for array, leaf, is_rows in zip(arrays, leaves, stored, strict=True)
         ]
-        form = Lanes(group, threads.spread, threads.across, threads.place)
+        form = Vectors(group, threads.spread, threads.across, threads.place)
         for ref, cells, out in zip(rest, evaluate(traced, form, operands), results, strict=False):
             for at in np.ndindex(cells.shape[:-1]):
                 ref[(*at, here)] = threads.of_lanes(form.vector(cells[(*at, 0)], out.dtype).astype(ref.dtype))

@@ -28,7 +28,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxirls.designs import UnsupportedError
 
-__all__ = ["Cells", "Lanes", "Stored", "evaluate"]
+__all__ = ["Cells", "Stored", "Vectors", "evaluate"]
 
 Value = Any  # a vector, a traced scalar, or a NumPy scalar that is known now
 Cells = np.ndarray  # of values
@@ -62,7 +62,7 @@ Operand = Cells | Stored
 
 
 @dataclass(frozen=True)
-class Lanes:
+class Vectors:
     """The vectors of a kernel: T, how a scalar becomes one, and what a named axis of the program is to them."""
 
     count: int
@@ -74,7 +74,7 @@ class Lanes:
         return value if np.shape(value) else self.spread(value, dtype)
 
 
-def evaluate(program: core.ClosedJaxpr, lanes: Lanes, arguments: Sequence[Operand]) -> list[Cells]:
+def evaluate(program: core.ClosedJaxpr, lanes: Vectors, arguments: Sequence[Operand]) -> list[Cells]:
     """The results of a program traced with ``lanes.count`` lanes, the length of the last axis of no other array."""
     used, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
     return _Evaluation(lanes, [{}]).run(used, program.consts, arguments)
@@ -84,7 +84,7 @@ def evaluate(program: core.ClosedJaxpr, lanes: Lanes, arguments: Sequence[Operan
 class _Evaluation:
     """The rules, for the vectors of one kernel."""
 
-    lanes: Lanes
+    lanes: Vectors
     had: list[dict[Hashable, tuple[Any, Any]]]  # results and operands of operations, for every loop that this is in
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Operand]) -> list[Any]:
