@@ -27,7 +27,7 @@ from jax.scipy.linalg import cho_solve
 from jaxirls.config import Algorithm
 from jaxirls.data import AlignedRows, Data, aligned_rows, batch_shape, linear
 from jaxirls.engine import Outcome, is_concrete
-from jaxirls.implicit import no_tangent, observed_information, score
+from jaxirls.implicit import no_tangent, observed_information, score, tangents
 from jaxirls.links import slope
 from jaxirls.status import RUNNING, Status
 from jaxirls.trees import varying
@@ -110,18 +110,24 @@ def _joint(solve: Solve, config: Algorithm, data: Data) -> tuple[Outcome, Array,
 @_joint.defjvp
 def _joint_jvp(solve: Solve, config: Algorithm, primals: tuple[Data], moved: tuple[Data]) -> tuple[Any, Any]:
     (data,) = primals
-    _, alpha, code, passes = _joint(solve, config, data)
+    outcome, alpha, code, passes = _joint(solve, config, data)
     found = code == Status.CONVERGED
+    near = jnp.where(found, alpha, 1.0)
 
-    def at(alpha: Array, data: Data) -> tuple[Outcome, Array]:
-        outcome = varying(solve(config, _at(data, alpha)), data)
-        return outcome, _profile(outcome, jnp.where(found, alpha, 1.0), data, found).slope
+    def along(change: Array) -> Outcome:
+        """The tangent of the fits when α changes too."""
+        return tangents(outcome, _at(data, alpha), _at(*moved, change))
 
-    (outcome, _), push = jax.linearize(at, alpha, data)
-    fall = push(jnp.ones_like(alpha), jax.tree.map(jnp.zeros_like, data))[1]
-    rise = push(jnp.zeros_like(alpha), *moved)[1]
-    change = jnp.where(found, -rise / jnp.where(found, fall, 1.0), 0.0)
-    return (outcome, alpha, code, passes), (push(change, *moved)[0], change, no_tangent(code), no_tangent(passes))
+    def profile_slope(params: Array, data: Data) -> Array:
+        at = outcome._replace(solution=outcome.solution._replace(params=params))
+        rows, beta = _rows(at, near, data, found)
+        return slope(partial(_log_likelihood, beta, rows), jnp.log(near))
+
+    fixed = along(jnp.zeros_like(alpha)).solution.params
+    rise = jax.jvp(profile_slope, (outcome.solution.params, data), (fixed, *moved))[1]
+    information = _profile(outcome, near, data, found).information
+    change = jnp.where(found, alpha * rise / jnp.where(found, information, 1.0), 0.0)
+    return (outcome, alpha, code, passes), (along(change), change, no_tangent(code), no_tangent(passes))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -181,10 +187,7 @@ def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> Alpha
     def scored(t: Array) -> Array:
         return score(beta, _rows_at(rows, jnp.exp(t)[..., None]))
 
-    def likelihood(t: Array) -> Array:
-        family = _rows_at(rows, jnp.exp(t)[..., None]).family
-        return (rows.freq * family.log_likelihood(eta, rows.y, rows.var)).sum(-1)
-
+    likelihood = partial(_log_likelihood, beta, rows)
     cross = slope(scored, t)
     alone = -slope(partial(slope, likelihood), t)
     curvature = observed_information(beta, rows)
@@ -194,6 +197,12 @@ def _profile(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> Alpha
     sizes = rows.freq * rows.var * (1 + rows.y + rows.family.mean(eta))
     noise = 4 * jnp.finfo(beta.dtype).eps * sizes.sum(-1)
     return AlphaProfile(slope(likelihood, t), alone - (cross * explained).sum(-1), alone, noise)
+
+
+def _log_likelihood(beta: Array, rows: AlignedRows, t: Array) -> Array:
+    """ℓ(β, t), without a penalty."""
+    family = _rows_at(rows, jnp.exp(t)[..., None]).family
+    return (rows.freq * family.log_likelihood(linear(beta, rows), rows.y, rows.var)).sum(-1)
 
 
 def _rows(outcome: Outcome, alpha: Array, data: Data, fitted: Array) -> tuple[AlignedRows, Array]:
