@@ -31,11 +31,15 @@ def test_refits_from_the_last_coefficients(link, end, dtype):
         start = np.asarray(fit.params)
 
 
-@pytest.mark.parametrize("information", [True, False])
 @pytest.mark.parametrize("link", BINARY, ids=name)
-def test_lbfgs(link, information):
-    fit = ji.fit(DESIGN, ONE_GROUP_OF_ONES, ji.Binomial(link=link), config=ji.LBFGS(information=information))
-    assert fit.status in ((Status.SEPARATED,) if information else (Status.MAX_ITERATIONS, Status.STALLED))
+def test_lbfgs(link):
+    fit = ji.fit(DESIGN, ONE_GROUP_OF_ONES, ji.Binomial(link=link), config=ji.LBFGS())
+    assert fit.status == Status.SEPARATED
+
+
+def test_lbfgs_without_information_does_not_claim_an_estimate():
+    fit = ji.fit(DESIGN, ONE_GROUP_OF_ONES, ji.Binomial(), config=ji.LBFGS(information=False))
+    assert fit.status in (Status.MAX_ITERATIONS, Status.STALLED)
 
 
 def test_a_group_of_zeros_under_other_means_than_counts():
