@@ -57,6 +57,17 @@ class IRLS(Algorithm):
       solver: "cholesky" factorizes X'WX; "qr" orthogonalizes √W X, which is slower and loses half as many digits to ill
         conditioning; "auto" does the latter for exactly the datasets that need it. Only QR tells which columns are
         aliased: under "cholesky" a singular X'WX ends a fit as RANK_DEFICIENT, without numbers.
+
+    Raises:
+      ValueError: for an option that cannot be right.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> print(repr(ji.Status(int(ji.fit(X, y, ji.Poisson(), config=ji.IRLS(max_iter=2)).status))))
+      <Status.MAX_ITERATIONS: 1>
     """
 
     solver: str = "auto"

@@ -146,6 +146,15 @@ def influence(
     ``d_params`` uses the score; statsmodels' uses the Pearson residual times the root of the weight, of which it
     forgets the sign under a decreasing link, and with ``observed`` the value. R's ``influence`` puts deviance residuals
     there. Source: Pregibon (1981), Ann. Statist. 9, 705-724; Cook & Weisberg (1982), section 5.4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> of_rows = ji.influence(ji.fit(X, y, ji.Poisson()), X, y)
+      >>> print(of_rows.hat_matrix_diag.sum().round(4), int(of_rows.cooks_distance.argmax()))
+      2.0 5
     """
     at = at_estimate(fit, X, y, offset=offset, freq_weights=freq_weights, var_weights=var_weights, family=family)
     freq, half, p = at.rows.freq, at.half_inverse(observed), at.fit.rank[..., None]

@@ -10,7 +10,7 @@ from jaxirls.config import IRLS
 from jaxirls.dispersion import dispersion
 from jaxirls.equations import by_cholesky
 from jaxirls.families import Family
-from jaxirls.irls import run
+from jaxirls.irls import run, run_late
 from jaxirls.problem import ILL_CONDITIONED, Problem, State
 from jaxirls.starts import start, start_at
 from jaxirls.status import RUNNING, Status
@@ -43,7 +43,7 @@ def to_the_edge(problem: Problem, state: State, lanes: Array, config: IRLS) -> S
     free = barred(jnp.zeros((), dtype))
     one = run(free, start_at(problem, at.beta, at.beta, ~followed), config, 1, by_cholesky)
     left = ~(_room_left(problem, one.beta + one.step) >= _room_left(problem, at.beta) / 2)
-    end = run(free, one, config, LAST_PASSES, by_cholesky)
+    end = run_late(free, one, config, LAST_PASSES, by_cholesky)
     # Weights without bound make the equations ill conditioned on the edge; inside, that is for QR to solve.
     ill = state.code == ILL_CONDITIONED
     inside = followed & ~left & (end.code == Status.CONVERGED) & ~ill

@@ -29,6 +29,7 @@ class Equations(NamedTuple):
     sums: tuple[Array, ...]  # each (T,), of the kernel's further terms
     minima: tuple[Array, ...]
     log_excess: Array  # (T,), see ``designs.Terms``
+    indefinite: Array | None = None  # (T,), the observed information is, beyond rounding; None, if not looked at
 
 
 class System(NamedTuple):

@@ -101,7 +101,27 @@ def wald_test(
 def t_test(fit: Fit, R: ArrayLike, q: ArrayLike | None = None, *, cov: Array | None = None) -> Contrast:
     """Effect, standard error and test of every row of Rβ = q, by the normal distribution as statsmodels' GLM has it.
 
-    Arguments are those of ``ji.wald_test``; rows of R may depend on each other.
+    Args:
+      fit: of ``ji.fit``.
+      R: ``(..., k, p)``, whose rows may depend on each other, or ``(p,)`` for one function.
+      q: ``(..., k)``; zero if not given.
+      cov: covariance of the estimate, ``(..., p, p)``; ``fit.cov_params()`` if not given.
+
+    Returns:
+      A ``Contrast``; NaN where a row of R has to do with an aliased coefficient.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, y, ji.Poisson())
+      >>> contrast = ji.t_test(fit, jnp.array([1.0, 5.0]))  # the linear predictor of the last row
+      >>> print(contrast.effect.round(2), contrast.sd.round(2))
+      [2.3] [0.26]
     """
     R, effect, difference = _restrictions(fit, R, q)
     if cov is None:
@@ -131,6 +151,16 @@ def lr_test(restricted: Fit, full: Fit) -> HypothesisTest:
 
     Raises:
       ValueError: where the families, or the numbers of columns, cannot be those of nested fits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, y, ji.Poisson())
+      >>> test = ji.lr_test(ji.fit(X[:, :1], y, ji.Poisson()), fit)
+      >>> print(test.statistic.round(2), int(test.df_num))
+      10.74 1
     """
     for name, fit in (("restricted", restricted), ("full", full)):
         check_fit(f"lr_test: {name}", fit)

@@ -136,6 +136,12 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
         ahead = ahead | (decrement * jnp.square(ratio) <= 4 * tol**2)
     rounding = is_rounding(size / 8, decrement, factor.length(candidate), reach, config)
     done = ahead | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
+    # Only the observed information tells a maximum from a saddle.
+    if newton is not None:
+        done = done & newton
+    at_saddle = jnp.zeros_like(done)
+    if equations.indefinite is not None:
+        done, at_saddle = done & ~equations.indefinite, rounding & equations.indefinite
 
     halvings = jnp.where(accept | indefinite, 0, state.halvings + 1)
     stuck = ~accept & (halvings > MAX_HALVINGS)
@@ -143,6 +149,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     if problem.start is not None:
         # No part of the first step from there is any good: as where its weights vanish, the start is left.
         code = jnp.where(stuck & (state.beta == problem.start).all(0), ILL_CONDITIONED, code)
+    code = jnp.where(accept & at_saddle, Status.STALLED, code)
     code = jnp.where(accept & done, Status.CONVERGED, code)
     code = jnp.where(accept & equations.singular, ILL_CONDITIONED, code)
     # The barrier keeps XLA from deciding again for every part of the state.

@@ -38,7 +38,7 @@ def _by_newton(system: System, beta: Array, rows: Rows, kernel: Kernel) -> Equat
 
     fisher = by_cholesky(system, beta, rows, kernel)
     newton = by_cholesky(system, beta, rows, observed)
-    return _merged(fisher, newton.factor, newton.half, ~newton.singular)
+    return _merged(fisher, newton.factor, newton.half, ~newton.singular, newton.factor.pivot)
 
 
 def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -> Equations:
@@ -49,12 +49,13 @@ def _by_newton_and_qr(system: System, beta: Array, rows: Rows, kernel: Kernel) -
     turn = jnp.eye(p, dtype=beta.dtype)[:, :, None] + products(z, surplus)
     newton, half = linalg.factorize_with(turn, fisher.half)
     root = jnp.einsum("abt,bct->act", newton.root(), fisher.factor.root(), precision=linalg.HIGHEST)
-    return _merged(fisher, linalg.factor_of(root), half, ~newton.lossy)
+    return _merged(fisher, linalg.factor_of(root), half, ~newton.lossy, newton.pivot)
 
 
-def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array) -> Equations:
+def _merged(fisher: Equations, factor: linalg.Factor, half: Array, definite: Array, pivot: Array) -> Equations:
     return fisher._replace(
         factor=select(definite, factor, fisher.factor),
         half=select(definite, half, fisher.half),
         singular=fisher.singular & ~definite,
+        indefinite=~(pivot > -(jnp.finfo(half.dtype).eps ** 0.5)) & ~fisher.factor.lossy,
     )

@@ -78,6 +78,17 @@ class Ridge(Penalty):
     Args:
       strength: s >= 0. A scalar, or an array whose leading axes are batch axes.
       penalize: optional mask or multiplier a column, ``(p,)``; zero leaves a column (an intercept, say) unpenalized.
+
+    Raises:
+      ValueError: for a strength that is negative or no number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]])
+      >>> slope_only = ji.Ridge(2.0, penalize=jnp.array([0.0, 1.0]))
+      >>> print(ji.fit(X, jnp.array([1.0, 2.0, 3.0]), ji.Gaussian(), penalty=slope_only).params)
+      [2.  0.5]
     """
 
     identifies = True
@@ -170,6 +181,13 @@ class MeanBiasReduction(_BiasReducing):
     The dispersion must be known: families that estimate one need ``scale=``.
 
     Source: Firth (1993), Biometrika 80, 27-38; Kosmidis & Firth (2009), Biometrika 96, 793-804.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> fit = ji.fit(jnp.ones((4, 1)), jnp.ones(4), ji.Binomial(), penalty=ji.MeanBiasReduction())
+      >>> print(fit.predict(jnp.ones((1, 1))))  # half a success and half a failure are added
+      [0.9]
     """
 
     def rate(self, family: Family, eta: Array) -> Array:

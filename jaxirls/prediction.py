@@ -64,6 +64,16 @@ def get_prediction(
       ValueError: for shapes that do not fit.
 
     Where the link decreases, statsmodels returns the two ends of the mean's interval the other way round.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, y, ji.Poisson())
+      >>> predicted = ji.get_prediction(fit, X[-1:])
+      >>> print(predicted.mean.round(1), predicted.mean_ci_lower.round(1), predicted.mean_ci_upper.round(1))
+      [10.] [5.9] [16.7]
     """
     at = _at(fit, X, offset, cov)
     eta, link = at.eta, at.family.link
@@ -150,6 +160,15 @@ def margeff(
       ValueError: for an unknown ``at``, or shapes that do not fit.
 
     Source: Greene (2012), Econometric Analysis, section 17.3.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, y, ji.Poisson())
+      >>> print(ji.margeff(fit, X).margeff[1].round(2))
+      1.8
     """
     if at not in ("overall", "mean"):
         raise ValueError(f'margeff(at={at!r}): at must be "overall" or "mean"')

@@ -58,6 +58,20 @@ class Fit:
     the first batch axis and ``fit.shape`` the batch shape. A fit holds O(p²) numbers a dataset and never the data:
     functions that need X and y take them again. Names are statsmodels' wherever it has one.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> X = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=-1)
+      >>> y = jnp.array([1.0, 3.0, 2.0, 5.0, 8.0, 9.0])
+      >>> fit = ji.fit(X, jnp.stack([y, y[::-1]]), ji.Poisson())
+      >>> fit
+      Fit(Poisson, shape=(2,), p=2, dtype=float32)
+      >>> print(fit.bse.shape, fit[0].bse.round(2))
+      (2, 2) [0.48 0.13]
+      >>> print(fit.predict(X[:1]).round(1))
+      [[ 1.4]
+       [10. ]]
+
     Attributes:
       params: estimated coefficients, ``(..., p)``. NaN for INVALID_DATA and where aliased; for SEPARATED a point on
         the way to infinity along ``direction``.
@@ -241,7 +255,7 @@ class Fit:
         return 2 * norm.sf(jnp.abs(self.tvalues))
 
     def conf_int(self, alpha: float = 0.05) -> Array:
-        """Wald intervals of level 1-alpha, ``(..., p, 2)``."""
+        """Wald intervals of level 1-alpha, ``(..., p, 2)``; ``ji.profile_conf_int`` has those of the likelihood."""
         reach = normal_reach(alpha, self.params.dtype) * self.bse
         return jnp.stack([self.params - reach, self.params + reach], axis=-1)
 
@@ -255,6 +269,9 @@ class Fit:
           X: new rows.
           offset: known part of the linear predictor, ``(..., m)``.
           linear: whether to give the linear predictor.
+
+        Returns:
+          ``(..., m)``; for ``Binomial(trials=...)`` the probability.
 
         Raises:
           ValueError: for shapes that do not fit.

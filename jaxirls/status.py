@@ -17,6 +17,13 @@ class Status(IntEnum):
 
     They tell of the coefficients that are not aliased (``fit.aliased``). RANK_DEFICIENT stands in the place of
     CONVERGED where there are aliased ones: the fit of the others converged.
+
+    Example:
+      >>> import jaxirls as ji
+      >>> ji.Status(3)
+      <Status.BOUNDARY: 3>
+      >>> ji.Status.SEPARATED.explain.split(":")[0]
+      'No finite maximum likelihood estimate exists'
     """
 
     CONVERGED = 0
@@ -58,8 +65,8 @@ _EXPLANATIONS = {
         "IRLS(solver='cholesky')). Drop the aliased columns, or use penalty=ji.Ridge(...)."
     ),
     Status.STALLED: (
-        "The search ended where the optimum is not proven: as a rule the working precision is exhausted. Use float64, "
-        "rescale the columns, or give a start."
+        "The search ended where the optimum is not proven: as a rule the working precision is exhausted; or the score "
+        "is zero and the likelihood rises from there all the same. Use float64, rescale the columns, or give a start."
     ),
     Status.INVALID_DATA: (
         "A row of positive weight holds a value that is not finite, a response outside the family's support, or a "

@@ -35,6 +35,13 @@ class Binomial(Family):
     Args:
       trials: number of trials, one value or one a row.
       link: the link.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxirls as ji
+      >>> fit = ji.fit(jnp.ones((3, 1)), jnp.array([2.0, 5.0, 8.0]), ji.Binomial(trials=10))
+      >>> print(fit.predict(jnp.ones((1, 1))))
+      [0.5]
     """
 
     mean_range = (0.0, 1.0)

@@ -60,6 +60,10 @@ def run(
       keep: whether the result also holds the estimates, standard errors and statuses of all replicates.
       progress: called in this thread, with 0 when all is compiled and then with the number of replicates newly done.
 
+    Returns:
+      A ``StudyResult``: ``result[measure, coefficient]`` is an estimate with its Monte Carlo standard error, beside
+      the counts of statuses, the times and, if ``keep``, the replicates.
+
     Example:
       >>> import jaxirls as ji
       >>> from jaxirls import study
