@@ -100,7 +100,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     eps = jnp.finfo(dtype).eps
     candidate = state.beta + state.step
     newton = (state.decrement < near) if near else None
-    equations, loss, scale, total = _evaluate(problem, candidate, method, newton, by_score)
+    equations, loss, scale, residual, total = _evaluate(problem, candidate, method, newton, by_score)
     move, objective, penalty = equations.half, None if by_score else loss, problem.bending
     if penalty is not None:
         equations, move, objective = _turn_bent(problem, penalty, candidate, equations, loss, scale)
@@ -134,7 +134,7 @@ def _turn(problem: Problem, state: State, config: IRLS, method: Method, near: fl
     ahead = decrement * ratio <= tol / 64
     if problem.rows.family.is_canonical and problem.bending is None:
         ahead = ahead | (decrement * jnp.square(ratio) <= 4 * tol**2)
-    rounding = is_rounding(size / 8, decrement, factor.length(candidate), reach, config)
+    rounding = is_rounding(size / 8, decrement, factor.length(candidate), reach, residual, config)
     done = ahead | rounding | ((decrement <= tol) & (decrement > state.decrement / 2))
     # Only the observed information tells a maximum from a saddle.
     if newton is not None:
@@ -177,8 +177,10 @@ def _turn_bent(
 
 def _evaluate(
     problem: Problem, beta: Array, method: Method, newton: Array | None, by_score: bool
-) -> tuple[Equations, Array, Array, Array]:
-    """The equations, the objective if steps are not judged ``by_score``, a running dispersion and the total weight."""
+) -> tuple[Equations, Array, Array, Array | None, Array]:
+    """The equations, the objective if steps are not judged ``by_score``, a running dispersion, √χ² if that is made of
+    it, and the total weight.
+    """
     rows = problem.rows
     free = is_estimated(problem.scale, rows.family.has_dispersion)
 
@@ -209,7 +211,7 @@ def _evaluate(
     # While the loop runs Pearson's rule serves every rule, and the degrees of freedom never run out.
     scale, chi2 = (None, equations.sums[-1]) if free else (problem.scale, weight)
     unit = dispersion(scale, free, chi2, chi2, jnp.maximum(weight - problem.rank, 1.0))
-    return equations, loss, unit, weight
+    return equations, loss, unit, jnp.sqrt(chi2) if free else None, weight
 
 
 def _along(step: Array, half: Array) -> Array:

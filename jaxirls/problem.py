@@ -154,11 +154,16 @@ def error_unit(dispersion: Array) -> Array:
     return jnp.where(root > 0, root, 1.0)
 
 
-def is_rounding(size: Array, decrement: Array, length: Array, reach: Array, config: Algorithm) -> Array:
+def is_rounding(
+    size: Array, decrement: Array, length: Array, reach: Array, residual: Array | None, config: Algorithm
+) -> Array:
     """Whether a step that moves √W η by ``size`` is within the rounding of √W η, of the given ``length``, or of β.
 
     The last half place of β moves it by up to ½ε Σⱼ |βⱼ| ‖√W xⱼ‖, ε/2 times the ``reach``. That can be much, where
-    large terms cancel: then only if the step is still small in standard errors. A length that overflows says nothing.
+    large terms cancel: then only if the step is still small in standard errors, or these are nothing but rounding: the
+    data are fitted exactly, with √χ², the ``residual``, within as much. A length that overflows says nothing.
     """
     eps, near = jnp.finfo(size.dtype).eps, decrement <= config.tolerance(size.dtype) ** 0.5
+    if residual is not None:
+        near = near | ((residual <= eps * reach) & (reach < jnp.inf))
     return ((size <= eps * length) & (length < jnp.inf)) | ((size <= eps * reach) & near)

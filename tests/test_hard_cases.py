@@ -243,3 +243,21 @@ def test_a_saddle_is_no_optimum(family, y, intercept, begins_there, config):
         fit = ji.fit(X, y * np.array([1.01, 1, 1, 1, 1], y.dtype), family, config=config)
         assert fit.status == Status.CONVERGED
         assert abs(fit.params[1]) > 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("family", [ji.Gaussian(), ji.Gamma()], ids=["gaussian", "gamma"])
+def test_as_many_rows_as_columns_are_fitted_exactly(family, dtype):
+    """The dispersion is then estimated from rounding, and so is what a standard error is."""
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(500, 5, 5))
+    X[:, :, 0] = 1
+    y = np.exp(0.3 * X.sum(-1)) * rng.gamma(1, size=(500, 5)) + 0.1
+    X, y = X.astype(dtype), y.astype(dtype)
+    fit = ji.fit(X, y, family)
+    assert (fit.status == Status.CONVERGED).all()
+    params, target = np.asarray(fit.params, float), np.asarray(family.link(jnp.asarray(y)), float)
+    error = np.abs(np.einsum("bnp,bp->bn", X, params) - target)
+    reach = np.einsum("bnp,bp->bn", np.abs(X), np.abs(params)) + target
+    assert (error.max(-1) < 8 * np.finfo(dtype).eps * reach.max(-1)).all()
+    np.testing.assert_array_equal(np.isnan(fit.scale), True)
