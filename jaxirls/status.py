@@ -43,8 +43,8 @@ class Status(IntEnum):
 _EXPLANATIONS = {
     Status.CONVERGED: (
         "The maximum likelihood estimate (where fit.penalized, the penalized one) exists and was reached: the "
-        "Newton decrement, its distance in standard errors, is within tolerance, or within rounding. Where a likelihood "
-        "is not concave, it is a local maximum: the observed information is positive definite there."
+        "Newton decrement, its distance in standard errors, is within tolerance, or within rounding. Where a "
+        "likelihood is not concave, it is a local maximum: the observed information is positive definite there."
     ),
     Status.MAX_ITERATIONS: (
         "The iterations ran out before a proof of convergence or of separation was found. Raise IRLS(max_iter=...), "

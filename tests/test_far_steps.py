@@ -48,6 +48,16 @@ def test_the_deviance_falls_from_a_far_start(start):
     np.testing.assert_allclose(fit.params[0], np.log(2.5), rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_where_the_likelihood_is_flat_nothing_is_converged(dtype):
+    """As far out as exp(-η) vanishes the score is small beside Fisher's information, and the observed one negative."""
+    y = np.array([0.5, 1.0, 1.5, 3.0], dtype)
+    family, start = ji.InverseGaussian(link=links.Log()), np.array([[80.0], [40.0]], dtype)
+    fit = ji.fit(np.ones((4, 1), dtype), y, family, scale=1.0, start=start)
+    assert (fit.status == Status.CONVERGED).all()
+    np.testing.assert_allclose(fit.params[:, 0], np.log(1.5), rtol=1e-8 if dtype == "float64" else 1e-4)
+
+
 FAR = np.array([[-1000.0, 0.0], [1e4, 1e4], [50.0, 0.0], [-300.0, 5.0]])
 
 
