@@ -24,7 +24,7 @@ from jaxirls import linalg
 from jaxirls.bends import newton_step
 from jaxirls.config import IRLS
 from jaxirls.designs import Terms
-from jaxirls.dispersion import dispersion, is_estimated
+from jaxirls.dispersion import dispersion
 from jaxirls.equations import Equations, Method, by_cholesky
 from jaxirls.newton import sharpened
 from jaxirls.penalties import Penalty
@@ -182,7 +182,7 @@ def _evaluate(
     it, and the total weight.
     """
     rows = problem.rows
-    free = is_estimated(problem.scale, rows.family.has_dispersion)
+    free = problem.estimates_scale
 
     def kernel(eta: Array, rows: Rows, newton: Array | None = None) -> Terms:
         at = rows.shift(eta)

@@ -23,7 +23,7 @@ from jaxirls.dispersion import Scale, dispersion
 from jaxirls.equations import Method, by_cholesky
 from jaxirls.linalg import HIGHEST
 from jaxirls.matrixfree import by_products
-from jaxirls.newton import sharpened
+from jaxirls.newton import newtons
 from jaxirls.problem import ILL_CONDITIONED, Problem, State, error_unit
 from jaxirls.proof import (
     Existence,
@@ -56,11 +56,12 @@ def begin(problem: Problem, config: LBFGS) -> State:
 
 def begun(problem: Problem, state: State, config: LBFGS) -> tuple[State, Solution, Array]:
     """The statistics there, and which lanes are open: without a proof."""
+    equations = last_pass(problem, state.beta, _method(config))
     if config.information and problem.has_newton_steps:
-        at_saddle = cast(Array, last_pass(problem, state.beta, sharpened(by_cholesky, problem)).indefinite)
+        at_saddle = cast(Array, newtons(problem.system, state.beta, problem.rows, equations).indefinite)
         code = jnp.where(at_saddle & (state.code == Status.CONVERGED), Status.STALLED, state.code)
         state = state._replace(code=code.astype(jnp.int32))
-    solution, certain = statistics(problem, state, config, last_pass(problem, state.beta, _method(config)))
+    solution, certain = statistics(problem, state, config, equations)
     if solution.root is not None:
         singular = (state.code == Status.CONVERGED) & ~jnp.isfinite(solution.root).all((0, 1))
         state = state._replace(code=jnp.where(singular, ILL_CONDITIONED, state.code).astype(jnp.int32))

@@ -20,7 +20,7 @@ from jaxirls.problem import Problem
 from jaxirls.rows import Rows
 from jaxirls.trees import select
 
-__all__ = ["sharpened"]
+__all__ = ["newtons", "sharpened"]
 
 
 def sharpened(method: Method, problem: Problem) -> Method:
@@ -31,12 +31,17 @@ def sharpened(method: Method, problem: Problem) -> Method:
 
 
 def _by_newton(system: System, beta: Array, rows: Rows, kernel: Kernel) -> Equations:
+    return newtons(system, beta, rows, by_cholesky(system, beta, rows, kernel))
+
+
+def newtons(system: System, beta: Array, rows: Rows, fisher: Equations) -> Equations:
+    """Newton's equations from the Gram matrix, given ``fisher``, those that they take the place of."""
+
     def observed(eta: Array, rows: Rows) -> Terms:
         at = rows.shift(eta)
         weight = rows.family.observed_information(at, rows.y)
         return Terms(rows.weigh(weight), rows.weigh(rows.family.working(at, rows.y).score))
 
-    fisher = by_cholesky(system, beta, rows, kernel)
     newton = by_cholesky(system, beta, rows, observed)
     return _merged(fisher, newton.factor, newton.half, ~newton.singular, newton.factor.pivot)
 

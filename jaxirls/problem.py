@@ -10,7 +10,7 @@ from jax import Array
 from jaxirls.bends import Bend, bend
 from jaxirls.config import Algorithm
 from jaxirls.designs import Design
-from jaxirls.dispersion import Scale
+from jaxirls.dispersion import Scale, is_estimated
 from jaxirls.equations import Equations, System
 from jaxirls.families.base import Working
 from jaxirls.linalg import colored
@@ -73,6 +73,11 @@ class Problem(NamedTuple):
     def bending(self) -> Penalty | None:
         """The penalty, if it bends the score."""
         return self.penalty if self.penalty is not None and self.penalty.bends else None
+
+    @property
+    def estimates_scale(self) -> bool:
+        """Whether the dispersion is estimated by the fit."""
+        return is_estimated(self.scale, self.rows.family.has_dispersion)
 
     @property
     def has_newton_steps(self) -> bool:

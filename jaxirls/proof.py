@@ -16,7 +16,7 @@ from jax import Array, lax
 from jaxirls import likelihood
 from jaxirls.config import Algorithm
 from jaxirls.designs import Terms
-from jaxirls.dispersion import ScaleRule, dispersion, is_estimated
+from jaxirls.dispersion import ScaleRule, dispersion
 from jaxirls.edge import is_inside
 from jaxirls.equations import Equations, Method
 from jaxirls.folds import folded
@@ -102,7 +102,7 @@ def statistics(problem: Problem, state: State, config: Algorithm, equations: Equ
     size = jnp.sqrt(jnp.square(equations.half).sum(0))
     decrement = size / error_unit(scale)
     length = jnp.sqrt(jnp.square(factor.length(beta)) + nobs)
-    residual = jnp.sqrt(chi2) if is_estimated(problem.scale, rows.family.has_dispersion) else None
+    residual = jnp.sqrt(chi2) if problem.estimates_scale else None
     limit = is_rounding(size / 64, decrement, length, factor.reach(beta), residual, config)
     proven = jnp.isfinite(decrement) & ~singular & ((decrement <= config.tolerance(beta.dtype)) | limit)
 
